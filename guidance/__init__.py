@@ -1,0 +1,21 @@
+"""The rules of guidance: tensors in, tensors out. They know no pipeline, no file and no command line."""
+
+from .apg import AdaptiveProjectedGuidance
+from .base import Guidance
+from .basis import Basis, Combination
+from .cfg import ClassifierFreeGuidance
+from .corrections import NormMatching
+from .step import Step
+from .trace import Trace, TraceRecord
+
+__all__ = [
+    "AdaptiveProjectedGuidance",
+    "Basis",
+    "ClassifierFreeGuidance",
+    "Combination",
+    "Guidance",
+    "NormMatching",
+    "Step",
+    "Trace",
+    "TraceRecord",
+]

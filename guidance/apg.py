@@ -1,0 +1,102 @@
+"""Adaptive projected guidance. Sadat, Hilliges & Weber, arXiv 2410.02416 (ICLR 2025), Algorithm 1; denoised space."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .base import Guidance, Vectors, finite
+from .basis import Combination
+from .step import Step
+
+# Table 10 of the paper: w, eta, r, beta, with r an L2 norm over the model's whole latent.
+PRESETS: dict[str, dict[str, float]] = {
+    "edm2-s": {"guidance_scale": 4.0, "eta": 0.0, "norm_threshold": 2.5, "momentum": -0.75},
+    "dit-xl-2": {"guidance_scale": 4.0, "eta": 0.0, "norm_threshold": 5.0, "momentum": -0.5},
+    "sd-2.1": {"guidance_scale": 10.0, "eta": 0.0, "norm_threshold": 7.5, "momentum": -0.75},
+    "sdxl": {"guidance_scale": 15.0, "eta": 0.0, "norm_threshold": 15.0, "momentum": -0.5},
+}
+
+
+class AdaptiveProjectedGuidance(Guidance):
+    """The update loses its momentum's overshoot, its excess norm and its part parallel to cond, which saturates.
+
+    In denoised space, per sample, over all dimensions but the first:
+
+        m <- d + beta m;  m <- m min(1, r / |m|);  guided = cond + (w - 1) (m_orthogonal + eta m_parallel to cond)
+
+    Args:
+        guidance_scale: w. At 1 the rule is the conditional prediction, and no unconditional evaluation is made.
+        eta: how much of the parallel part is kept. 0 (default, the paper's advice) to 1 (all of it).
+        norm_threshold: r, the largest L2 norm of the update over the whole latent, as the paper states it; 0: no cap.
+            None (default): `norm_per_element`, which carries over between resolutions and channel counts.
+        momentum: beta, in (-1, 1); the paper uses -0.75 to -0.5, always negative. Default -0.5 (SDXL, Table 10).
+        norm_per_element: r divided by the square root of the number of elements of one latent. The default, 15 / 256,
+            is SDXL's r = 15 on 4 x 128 x 128 (Table 10); SD 2.1's 7.5 on 4 x 64 x 64 is the same number.
+
+    With eta=1, norm_threshold=0 and momentum=0 the rule is plain classifier-free guidance.
+
+    Raises:
+        ValueError: an option is not a finite number, momentum is not inside (-1, 1) (it would diverge), or a cap is
+            negative.
+    """
+
+    space = "denoised"
+
+    def __init__(
+        self,
+        guidance_scale: float = 10.0,
+        eta: float = 0.0,
+        norm_threshold: float | None = None,
+        momentum: float = -0.5,
+        norm_per_element: float = 15 / 256,
+    ):
+        super().__init__(guidance_scale)
+        self.eta = finite("eta", eta)
+        self.norm_threshold = None if norm_threshold is None else finite("norm_threshold", norm_threshold)
+        self.momentum = finite("momentum", momentum)
+        self.norm_per_element = finite("norm_per_element", norm_per_element)
+        if not -1 < self.momentum < 1:
+            raise ValueError(f"momentum must be inside (-1, 1), not {momentum!r}: it would grow at every step")
+        if min(self.norm_threshold or 0, self.norm_per_element) < 0:
+            raise ValueError("norm_threshold and norm_per_element must not be negative; 0 is no cap")
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: float) -> AdaptiveProjectedGuidance:
+        """The published settings of a model, "edm2-s", "dit-xl-2", "sd-2.1" or "sdxl" (Table 10), with `changes`.
+
+        ValueError for another name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no APG preset named {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**(PRESETS[name] | changes))
+
+    def needs_uncond(self, step: Step) -> bool:
+        """Not at a scale of exactly 1."""
+        return self.guidance_scale != 1
+
+    def memory(self, step: Step) -> dict[str, Tensor]:
+        """The momentum buffer, from the second step on."""
+        return {"momentum": step.state["momentum"]} if "momentum" in step.state else {}
+
+    def combine(self, vectors: Vectors, step: Step) -> Combination:
+        """Algorithm 1, in its order: momentum, norm cap, projection, combination."""
+        cond, m = vectors.cond, vectors.difference
+        if self.momentum:
+            if "momentum" in vectors.memory:
+                m = m + self.momentum * vectors.memory["momentum"]
+            step.state["momentum"] = m.tensor()
+        cap = self._cap(cond.basis.tensors[0])
+        if cap:
+            m = m * (cap / m.norm()).clamp(max=1)
+        if self.eta != 1:
+            square = cond.dot(cond)
+            parallel = (m.dot(cond) / square).where(square > 0, 0)
+            m = m - (1 - self.eta) * parallel * cond
+        return cond + (self.guidance_scale - 1) * m
+
+    def _cap(self, latent: Tensor) -> float:
+        if self.norm_threshold is not None:
+            return self.norm_threshold
+        return self.norm_per_element * math.sqrt(latent[0].numel())

@@ -1,0 +1,44 @@
+"""Classifier-free guidance. Ho & Salimans, arXiv 2207.12598, in the convention of diffusers; prediction space.
+
+Guidance rescale: Lin et al., arXiv 2305.08891, Section 3.4, published with phi = 0.7.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Guidance, finite
+from .step import Step
+from .trace import Measurement
+
+
+class ClassifierFreeGuidance(Guidance):
+    """guided = uncond + w (cond - uncond), then a share of it brought back to the standard deviation of cond.
+
+    Args:
+        guidance_scale: w; at 1 no unconditional evaluation is made.
+        guidance_rescale: phi in [0, 1], the share that is rescaled. 0 (default): plain guidance.
+
+    Raises:
+        ValueError: the scale is not a finite number, or phi is not in [0, 1].
+    """
+
+    def __init__(self, guidance_scale: float = 7.5, guidance_rescale: float = 0.0):
+        super().__init__(guidance_scale)
+        self.guidance_rescale = finite("guidance_rescale", guidance_rescale)
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must be between 0 and 1, not {guidance_rescale!r}")
+
+    def needs_uncond(self, step: Step) -> bool:
+        """Not at a scale of exactly 1."""
+        return self.guidance_scale != 1
+
+    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
+        """On tensors rather than on coefficients: the pipelines' own expression in their own dtype, bit for bit."""
+        difference = cond - uncond
+        guided = uncond + self.guidance_scale * difference
+        if self.guidance_rescale:
+            dims = tuple(range(1, cond.ndim))
+            matched = guided * (cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True))
+            guided = self.guidance_rescale * matched + (1 - self.guidance_rescale) * guided
+        return guided, Measurement.of_tensors(cond, difference, guided)

@@ -1,0 +1,49 @@
+"""What a rule may know about the evaluation it acts on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+Scalar = Tensor | float
+
+
+@dataclass
+class Step:
+    """One guided evaluation of the denoiser.
+
+    index: guided evaluations before this one in the same call of the pipeline (a second-order solver has two a step).
+    total: evaluations expected in this call. timestep: what the model was given. sigma: the noise level as the
+    scheduler states it, standard deviation over signal for diffusion, share of noise for flow matching.
+    prediction: "epsilon", "v_prediction", "sample" or "flow".
+    denoised: (a, b) with x0 = a z + b prediction, and noise: (p, q) with eps = p z + q prediction, z being the model
+    input in the training parametrisation. None where the scheduler gives no such numbers.
+    state: empty at the start of each call of the pipeline; what a rule remembers between steps lives here, not on it.
+    """
+
+    index: int = 0
+    total: int = 1
+    timestep: Scalar = 0.0
+    sigma: Scalar | None = None
+    prediction: str = "epsilon"
+    denoised: tuple[Scalar, Scalar] | None = None
+    noise: tuple[Scalar, Scalar] | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """0 at the first evaluation, 1 at the last."""
+        return self.index / max(self.total - 1, 1)
+
+    def to_space(self, space: str) -> tuple[Scalar, Scalar]:
+        """(a, b) with `space = a z + b prediction`; ValueError for a space that this step does not have."""
+        known = {"prediction": (0.0, 1.0), "denoised": self.denoised, "noise": self.noise}
+        pair = known.get(space)
+        if pair is None:
+            raise ValueError(
+                f"this scheduler gives no way from its {self.prediction} prediction to the {space} space; "
+                'use a rule that works in the "prediction" space, or another scheduler'
+            )
+        return pair

@@ -1,0 +1,31 @@
+"""Seeded predictions for the rules, and the Steps of the four things a model can predict."""
+
+import torch
+from torch import Tensor
+
+from diffguide.guidance import Step
+
+SHAPES = [(2, 4, 8, 8), (3, 16, 32), (2, 4, 3, 5, 7)]  # image, tokens, video
+
+
+def predictions(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """cond, uncond and latents; uncond is near cond, as models have it."""
+    generator = torch.Generator().manual_seed(seed)
+    cond, noise, latents = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    return cond.to(dtype), (cond + 0.4 * noise).to(dtype), latents.to(dtype)
+
+
+def step(prediction: str = "epsilon", index: int = 0, state: dict | None = None, sigma: float = 1.7) -> Step:
+    """A Step at noise level `sigma`, or at that share of noise over 1 + that for a flow model."""
+    alpha = (1 + sigma**2) ** -0.5
+    s = sigma * alpha
+    t = sigma / (1 + sigma)
+    maps = {
+        "epsilon": ((1 / alpha, -s / alpha), (0.0, 1.0)),
+        "v_prediction": ((alpha, -s), (s, alpha)),
+        "sample": ((0.0, 1.0), (1 / s, -alpha / s)),
+        "flow": ((1.0, -t), (1.0, 1 - t)),
+    }
+    denoised, noise = maps[prediction]
+    state = {} if state is None else state
+    return Step(index, 4, 500.0, torch.tensor(sigma), prediction, denoised, noise, state)
