@@ -1,0 +1,1 @@
+"""Sampling plans, metrics and comparisons of guidance rules, and the command line."""

@@ -1,0 +1,57 @@
+"""The command `diffguide`. What a command needs beyond its arguments it imports when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+
+from diffguide.pipelines import generate, listing
+from diffguide.pipelines.arguments import Parser
+from diffguide.pipelines.errors import UserError, one_line
+
+_DESCRIPTION = "Swap the guidance rule of any diffusers pipeline, as it stands, and measure what the swap did."
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(prog="diffguide", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"diffguide {version('diffguide')}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for command in (generate, listing):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line, `sys.argv` by default; the exit status.
+
+    0: done. 2: a mistake of the user, told in one line on standard error. 130: interrupted. 141: nobody reads the
+    output any more.
+    """
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"diffguide: error: {one_line(error, 1000)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diffguide: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        args = build_parser().parse(argv)
+    except SystemExit as done:  # argparse, after --help or --version
+        return int(done.code or 0)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""diffguide generate: pictures from prompts, each with the settings to make it again.
+
+    diffguide generate "red apple" --guidance apg --guidance-scale 10 --seeds 0-15 --output apples.png
+    diffguide generate --from-image apples/red-apple-3.png --guidance cfg --output compare.png
+
+Paths of what was written go to standard output, all else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from .arguments import argument, check_count, check_scale, check_seed, check_seeds, check_side, check_steps, check_text
+from .devices import check_device, check_dtype
+from .output import Output, plan_output
+from .request import Request, make_request
+from .rules import NATIVE, RULES, parse_guidance, split_guidance
+from .schedulers import check_scheduler
+
+SHEET_LIMIT = 400  # pictures
+SHEET_COLUMNS = 8
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's `commands`."""
+    parser = commands.add_parser(
+        "generate",
+        help="make pictures from prompts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    add = parser.add_argument
+    add("prompt", nargs="?", type=argument(check_text), metavar="PROMPT", help="what to draw, in quotes")
+    add("--prompt-file", metavar="FILE", help="one prompt a line, UTF-8")
+    add("--from-image", metavar="PNG", help="settings of a picture made by diffguide; other options override them")
+    add("--negative-prompt", type=argument(check_text), metavar="TEXT", help="what not to draw")
+    add("--model", "-m", help="embedded name, diffusers folder, .safetensors file or hub id (default emoji-sd)")
+    rules = ", ".join([*RULES, NATIVE[0]])
+    add(
+        "--guidance",
+        type=argument(_checked_guidance),
+        metavar="RULE[:OPTION=VALUE,...]",
+        help=f"{rules} (the pipeline's own); default: cfg for embedded models, else native; see `diffguide list rules`",
+    )
+    add("--guidance-scale", type=argument(check_scale), metavar="W", help="1 is conditional only; default: the model's")
+    add(
+        "--num-inference-steps",
+        "--steps",
+        dest="steps",
+        type=argument(check_steps),
+        metavar="N",
+        help="default: the model's",
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=argument(check_seed), metavar="K", help="default 0")
+    seeds.add_argument("--seeds", type=argument(check_seeds), metavar="K-L,...", help="several, such as 0-15,20")
+    add("--scheduler", type=argument(check_scheduler), metavar="NAME", help="see `diffguide list schedulers`")
+    add("--height", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
+    add("--width", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
+    add("--dtype", type=argument(check_dtype), help="float32, float16, bfloat16, auto (default: by device and model)")
+    add("--device", type=argument(check_device), help="cpu, cuda, cuda:1, mps, xpu (default: CUDA where there is one)")
+    add("--cpu-offload", action="store_true", help="keep on the GPU only what is at work")
+    add("--batch-size", type=argument(check_count), default=1, metavar="N", help="pictures made together (default 1)")
+    add("--output", "-o", metavar="PNG|FOLDER", help="default: named after the prompt, in the current folder")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    add("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pictures; 0, or 130 after an interruption. UserError for a mistake of the user."""
+    request = make_request(args)
+    jobs = request.jobs
+    output = plan_output(jobs, args.output, args.overwrite)
+    output.make_folders()
+
+    from .loading import load_pipeline
+    from .sampling import Picture, make_rule, sample
+
+    parse_guidance(request.guidance, request.guidance_scale)  # a mistake in it should not cost the loading of a model
+    terminal = sys.stderr.isatty()
+    pipe = load_pipeline(
+        request.model,
+        dtype=request.dtype,
+        device=request.device,
+        scheduler=request.scheduler,
+        cpu_offload=request.cpu_offload,
+        progress_bar=terminal and len(jobs) <= request.batch_size,
+    )
+    from tqdm import tqdm
+
+    from .metadata import save_png
+
+    pictures: list[Picture] = []
+    bar = tqdm(
+        total=len(jobs), unit="picture", file=sys.stderr, disable=not terminal or len(jobs) <= request.batch_size
+    )
+    try:
+        with bar:
+            for picture, path in zip(sample(pipe, make_rule(request, pipe), request), output.pictures):
+                save_png(picture.image, path, picture.settings)
+                pictures.append(picture)
+                bar.update()
+    except KeyboardInterrupt:
+        print(f"diffguide: interrupted, {len(pictures)} of {len(jobs)} pictures are finished", file=sys.stderr)
+        return 130
+    sheet = _save_sheet(pictures, request, output)
+    _report(pictures, output, sheet, args.json)
+    return 0
+
+
+def _checked_guidance(spec: str) -> str:
+    split_guidance(spec)
+    return spec
+
+
+def _save_sheet(pictures: list[Any], request: Request, output: Output) -> str | None:
+    """Prompts down, seeds across; the seeds of a single prompt in rows of eight. Its path, None for no sheet."""
+    from .metadata import save_png
+    from .sheet import contact_sheet
+
+    if output.sheet is None:
+        return None
+    if len(pictures) > SHEET_LIMIT:
+        print(f"diffguide: no contact sheet of more than {SHEET_LIMIT} pictures", file=sys.stderr)
+        return None
+    scale = pictures[0].settings.guidance_scale
+    title = request.guidance if scale is None else f"{request.guidance}, scale {scale:g}"
+    images, seeds = [picture.image for picture in pictures], [f"seed {seed}" for seed in request.seeds]
+    if len(request.prompts) == 1:
+        rows, captions = _rows(images, SHEET_COLUMNS), _rows(seeds, SHEET_COLUMNS)
+        sheet = contact_sheet(rows, captions=captions, title=f"{request.prompts[0]}  ({title})")
+    else:
+        sheet = contact_sheet(_rows(images, len(seeds)), request.prompts, seeds, title=title)
+    save_png(sheet, output.sheet)
+    return str(output.sheet)
+
+
+def _rows(items: list[Any], length: int) -> list[list[Any]]:
+    return [items[start : start + length] for start in range(0, len(items), length)]
+
+
+def _report(pictures: list[Any], output: Output, sheet: str | None, as_json: bool) -> None:
+    entries = [
+        {
+            "path": str(path),
+            "prompt": picture.settings.prompt,
+            "seed": picture.settings.seed,
+            "seconds": round(picture.seconds, 3),
+            "evaluations": picture.settings.evaluations,
+        }
+        for picture, path in zip(pictures, output.pictures)
+    ]
+    if as_json:
+        own = {"prompt", "seed", "evaluations"}
+        shared = {name: value for name, value in asdict(pictures[0].settings).items() if name not in own}
+        print(json.dumps({"images": entries, "sheet": sheet, "settings": shared}, indent=2))
+        return
+    for entry in entries:
+        print(entry["path"])
+    if sheet:
+        print(sheet)
+    seconds = sum(picture.seconds for picture in pictures) / len(pictures)
+    counts = [picture.settings.evaluations for picture in pictures]
+    evaluations = "" if None in counts else f", {sum(counts) / len(counts):g} evaluations"
+    print(f"diffguide: {seconds:.2f} s{evaluations} per picture", file=sys.stderr)

@@ -1,0 +1,109 @@
+"""diffguide list: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from .embedded import EMBEDDED
+from .rules import NATIVE, RULES, rule_options
+from .schedulers import SCHEDULERS
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's `commands`."""
+    parser = commands.add_parser("list", help="what there is to choose from", description=__doc__)
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("section", nargs="?", metavar="SECTION", choices=list(SECTIONS), help=", ".join(SECTIONS))
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one section, or all of them."""
+    chosen = {args.section: SECTIONS[args.section]} if args.section else SECTIONS
+    records = {name: make() for name, make in chosen.items()}
+    if args.json:
+        print(json.dumps(records, indent=2))
+        return 0
+    for name, rows in records.items():
+        print(f"{name}:")
+        for row in rows:
+            print(_LINES[name](row))
+    return 0
+
+
+def rules() -> list[dict[str, Any]]:
+    """All rules: name, class, paper, summary, scale and the defaults of their options. Imports torch."""
+    rows = []
+    for name, rule in RULES.items():
+        options = rule_options(name).values()
+        defaults = {o.name: None if o.default is inspect.Parameter.empty else o.default for o in options}
+        required = [o.name for o in options if o.default is inspect.Parameter.empty]
+        rows.append({"name": name, **asdict(rule), "options": defaults, "required": required})
+    native = {"class_name": "", "paper": "", "summary": "the pipeline's own guidance, untouched"}
+    return [*rows, {"name": NATIVE[0], **native, "options": {}, "required": []}]
+
+
+def models() -> list[dict[str, Any]]:
+    """The embedded models: name, class, description, the size of all their parts in bytes, the defaults of generate."""
+    rows = []
+    for name, model in EMBEDDED.items():
+        size = sum(path.stat().st_size for path in model.files())
+        row = {"name": name, "class_name": model.class_name, "description": model.description, "bytes": size}
+        if model.denoiser:
+            row |= {"guidance": model.guidance, "guidance_scale": model.guidance_scale, "steps": model.steps}
+        rows.append(row)
+    return rows
+
+
+def schedulers() -> list[dict[str, Any]]:
+    """The names of schedulers: class, what is set in its configuration, the models it samples."""
+    return [{"name": name, **asdict(row)} for name, row in SCHEDULERS.items()]
+
+
+def pipelines() -> list[dict[str, Any]]:
+    """The families of pipelines that a rule can act in, or that are refused with the reason. Imports torch."""
+    from .layouts import TABLE
+
+    return [asdict(layout) for layout in TABLE]
+
+
+SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "rules": rules,
+    "models": models,
+    "schedulers": schedulers,
+    "pipelines": pipelines,
+}
+
+
+def _rule_line(row: dict[str, Any]) -> str:
+    options = [f"{key}={str(value).lower() if value is None else value}" for key, value in row["options"].items()]
+    details = [f"arXiv {row['paper']}"] * bool(row["paper"]) + [", ".join(options)] * bool(options)
+    return "\n".join([f"  {row['name']:<18}{row['summary']}", *(f"  {'':<18}{detail}" for detail in details)])
+
+
+def _model_line(row: dict[str, Any]) -> str:
+    return f"  {row['name']:<18}{row['description']} ({row['class_name']}, {row['bytes'] / 1e6:.1f} MB)"
+
+
+def _scheduler_line(row: dict[str, Any]) -> str:
+    kinds = " and ".join(kind for kind in ("diffusion", "flow") if row[kind])
+    return f"  {row['name']:<18}{row['class_name']} ({kinds})"
+
+
+def _pipeline_line(row: dict[str, Any]) -> str:
+    settings = {key: value for key, value in row.items() if key not in ("classes", "refused") and value}
+    details = ", ".join(f"{key}={' '.join(v) if isinstance(v, tuple) else v}" for key, v in settings.items())
+    return f"  {', '.join(row['classes'])}\n      " + (f"refused: {row['refused']}" if row["refused"] else details)
+
+
+_LINES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "rules": _rule_line,
+    "models": _model_line,
+    "schedulers": _scheduler_line,
+    "pipelines": _pipeline_line,
+}

@@ -1,0 +1,80 @@
+"""From a scheduler to the numbers a rule needs: x0 and noise as linear functions of model input and prediction.
+
+The model input z is always in the training parametrisation (that is what `scale_model_input` is for):
+
+    diffusion       z = alpha x0 + s eps,  alpha^2 + s^2 = 1        flow matching   z = (1 - sigma) x0 + sigma eps
+
+so the scheduler's own sigma at this evaluation, or its alphas_cumprod where it keeps no sigmas, decides everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from diffguide.guidance import Step
+
+Pair = tuple[Tensor | float, Tensor | float]
+
+
+def prediction_type(scheduler: Any) -> str:
+    """What a model under this scheduler predicts: "epsilon", "v_prediction", "sample", "flow", or "unknown"."""
+    config = scheduler.config
+    if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas"):
+        return "flow"
+    kind = config.get("prediction_type", "unknown")
+    return "flow" if kind == "flow_prediction" else kind
+
+
+def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any]) -> Step:
+    """The Step of the evaluation that is about to be made.
+
+    timestep: as in `scheduler.timesteps`, a number or a tensor of no dimension. Nothing is read back from the device,
+    save by a scheduler that has not looked its own index up yet (once a call; it would do so at its first step).
+    """
+    prediction = prediction_type(scheduler)
+    sigma = _sigma(scheduler, timestep)
+    denoised: Pair | None
+    noise: Pair | None
+    if prediction == "flow":
+        if sigma is None:
+            return Step(index, total, timestep, None, prediction, state=state)
+        return Step(index, total, timestep, sigma, prediction, (1.0, -sigma), (1.0, 1 - sigma), state)
+    if prediction == "unknown" or hasattr(scheduler, "precondition_inputs"):
+        # EDM's schedulers scale the model input by sigma_data, so that neither formula above holds
+        return Step(index, total, timestep, sigma, prediction, state=state)
+    if sigma is None:
+        cumulative = scheduler.alphas_cumprod
+        if isinstance(timestep, Tensor):
+            cumulative, timestep = cumulative.to(timestep.device), timestep.long()
+        signal = cumulative[timestep]
+        alpha, s = signal.sqrt(), (1 - signal).sqrt()
+        sigma = s / alpha
+    else:
+        alpha = (sigma.square() + 1).rsqrt()
+        s = sigma * alpha
+    maps: dict[str, tuple[Pair | None, Pair]] = {
+        "epsilon": ((1 / alpha, -s / alpha), (0.0, 1.0)),
+        "v_prediction": ((alpha, -s), (s, alpha)),
+        "sample": ((0.0, 1.0), (1 / s, -alpha / s)),
+    }
+    denoised, noise = maps.get(prediction, (None, None))
+    if prediction == "epsilon" and scheduler.config.get("rescale_betas_zero_snr"):
+        denoised = None  # at the first step alpha is 0, and the noise says nothing of x0
+    return Step(index, total, timestep, sigma, prediction, denoised, noise, state)
+
+
+def _sigma(scheduler: Any, timestep: Any) -> Tensor | None:
+    """The scheduler's sigma at this evaluation, or None where it keeps none."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if not isinstance(sigmas, Tensor):
+        return None
+    index = getattr(scheduler, "step_index", None)
+    if index is None:
+        index = getattr(scheduler, "begin_index", None)
+    if index is None:
+        index = scheduler.index_for_timestep(timestep)
+    if type(scheduler).__name__ == "KDPM2DiscreteScheduler" and not scheduler.state_in_first_order:
+        sigmas = scheduler.sigmas_interpol  # its second-order evaluations are made between two sigmas
+    return sigmas[index]

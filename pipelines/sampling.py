@@ -1,0 +1,140 @@
+"""Pictures for a request: one random generator per picture, so that none depends on which others are made with it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError, one_line
+from .metadata import Settings, versions
+from .request import Request
+from .rules import NATIVE, option_values, parse_guidance, rule_name
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image
+
+    from diffguide.guidance import Guidance
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, how it was made, and its share of the seconds of its batch."""
+
+    image: Image
+    settings: Settings
+    seconds: float
+
+
+def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
+    """The rule of a request; None for the pipeline's own guidance.
+
+    Its scale is the one asked for, else the default of the pipeline if that means guidance (more than 1), else the
+    default of the rule. UserError for options that the rule does not take, or a pipeline that no rule can act in.
+    """
+    from .layouts import layout_of
+
+    if request.guidance in NATIVE:
+        return None
+    scale = request.guidance_scale
+    if scale is None:
+        own = _default(pipe, layout_of(pipe).scale)
+        scale = own if isinstance(own, (int, float)) and own > 1 else None
+    return parse_guidance(request.guidance, scale)
+
+
+def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> Iterator[Picture]:
+    """The pictures of `request.jobs`, in order, `request.batch_size` at a time, each as soon as it is there.
+
+    UserError: an argument that the pipeline does not take, not enough memory, a pipeline that makes no pictures.
+    """
+    import torch
+
+    from .handle import guide
+
+    common, jobs = _call_arguments(pipe, rule, request), request.jobs
+    made_with, native_scale = versions(), common.get("guidance_scale", _default(pipe, "guidance_scale"))
+    handle = None if rule is None else guide(pipe, rule)
+    try:
+        for start in range(0, len(jobs), request.batch_size):
+            batch = jobs[start : start + request.batch_size]
+            arguments = dict(common, prompt=[prompt for prompt, _ in batch])
+            if request.negative_prompt is not None:
+                arguments["negative_prompt"] = [request.negative_prompt] * len(batch)
+            arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
+            began = time.perf_counter()
+            images = _call(handle or pipe, arguments)
+            seconds = (time.perf_counter() - began) / len(batch)
+            for k, (image, (prompt, seed)) in enumerate(zip(images, batch)):
+                evaluations = (
+                    None if handle is None else sum(_of_image(record.evaluations, k) for record in handle.trace)
+                )
+                settings = Settings(
+                    prompt=prompt,
+                    model=request.model,
+                    seed=seed,
+                    height=image.height,
+                    width=image.width,
+                    negative_prompt=request.negative_prompt,
+                    rule=rule_name(rule),
+                    options=option_values(rule),
+                    guidance_scale=native_scale if rule is None else rule.guidance_scale,
+                    steps=common.get("num_inference_steps", _default(pipe, "num_inference_steps")),
+                    scheduler=request.scheduler,
+                    scheduler_class=type(pipe.scheduler).__name__,
+                    dtype=str(pipe.dtype).removeprefix("torch."),
+                    device=str(pipe._execution_device.type),
+                    evaluations=evaluations,
+                    versions=made_with,
+                )
+                yield Picture(image, settings, seconds)
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> dict[str, Any]:
+    """What every call has in common. UserError for what the pipeline has no argument for."""
+    wanted = {
+        "num_inference_steps": request.steps,
+        "height": request.height,
+        "width": request.width,
+        "guidance_scale": request.guidance_scale if rule is None else None,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    accepted = inspect.signature(type(pipe).__call__).parameters
+    asked = [*given, "prompt", *(["negative_prompt"] if request.negative_prompt is not None else [])]
+    for name in asked:
+        if name not in accepted:
+            raise UserError(f"{type(pipe).__name__} takes no {name.replace('_', ' ')}")
+    return given
+
+
+def _call(pipe: Any, arguments: dict[str, Any]) -> list[Image]:
+    try:
+        output = pipe(**arguments)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise UserError(
+                "out of memory: try a smaller --height, --width or --batch-size, --dtype float16 or --cpu-offload"
+            ) from error
+        raise
+    if not hasattr(output, "images"):
+        raise UserError(f"{type(pipe).__name__} makes no pictures")
+    return output.images
+
+
+def _default(pipe: DiffusionPipeline, name: str) -> Any:
+    """The default of an argument of the pipeline; None if it has none."""
+    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _of_image(evaluations: Any, k: int) -> float:
+    """The evaluations of one step for picture k, where they may be one number for the batch or one per picture."""
+    return evaluations if isinstance(evaluations, (int, float)) else evaluations[k].item()
