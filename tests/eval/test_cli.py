@@ -1,0 +1,179 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from diffguide.eval.cli import main
+
+MALFORMED = {
+    "no command": "",
+    "unknown command": "genrate apple",
+    "unknown flag before": "--modle x generate apple",
+    "no prompt": "generate",
+    "empty prompt": ["generate", ""],
+    "blank prompt": ["generate", "  "],
+    "prompt without quotes": "generate red apple",
+    "prompt is not Unicode": ["generate", "\udcff"],
+    "prompt twice": "generate apple --prompt-file prompts.txt",
+    "prompt file missing": "generate --prompt-file nowhere.txt",
+    "prompt file empty": "generate --prompt-file empty.txt",
+    "prompt file is a folder": "generate --prompt-file folder",
+    "prompt file is binary": "generate --prompt-file plain.png",
+    "unknown flag": "generate apple --guidence apg",
+    "abbreviated flag": "generate apple --over",
+    "flag without value": "generate apple --seed",
+    "unknown rule": "generate apple --guidance agp",
+    "empty rule": ["generate", "apple", "--guidance", ""],
+    "unknown option": "generate apple --guidance apg:etta=0",
+    "option without value": "generate apple --guidance apg:eta",
+    "option of the wrong type": "generate apple --guidance apg:eta=high",
+    "option out of range": "generate apple --guidance apg:momentum=2",
+    "option given twice": "generate apple --guidance apg:eta=0,eta=1",
+    "option of native": "generate apple --guidance native:eta=0",
+    "scale is a word": "generate apple --guidance-scale high",
+    "scale is nan": "generate apple --guidance-scale nan",
+    "scale is inf": "generate apple --guidance-scale inf",
+    "unknown model": "generate apple --model emoji-ds",
+    "no pipeline": "generate apple --model emoji-clip",
+    "model folder without index": "generate apple --model folder",
+    "model file of another kind": "generate apple --model prompts.txt",
+    "model path missing": "generate apple --model ./nowhere",
+    "model not there offline": "generate apple --model nobody/nothing",
+    "unknown scheduler": "generate apple --scheduler dmp++",
+    "scheduler for flows": "generate apple --scheduler flow-euler",
+    "scheduler not for flows": "generate apple --model emoji-flow --scheduler ddim",
+    "no steps": "generate apple --steps 0",
+    "negative steps": "generate apple --num-inference-steps -5",
+    "half a step": "generate apple --steps 2.5",
+    "too many steps": "generate apple --steps 100000",
+    "negative seed": "generate apple --seed -1",
+    "seed is a word": "generate apple --seed lucky",
+    "seed of thousands of digits": ["generate", "apple", "--seed", "9" * 5000],
+    "seed and seeds": "generate apple --seed 1 --seeds 2-3",
+    "seeds run backwards": "generate apple --seeds 5-1",
+    "seeds malformed": "generate apple --seeds 1,,2",
+    "seeds twice": "generate apple --seeds 0-3,2",
+    "seeds too many": "generate apple --seeds 0-99999999999",
+    "height not a multiple of 8": "generate apple --height 100",
+    "width zero": "generate apple --width 0",
+    "width absurd": "generate apple --width 1000000",
+    "larger than the model's positions": "generate apple --model emoji-flow --height 512 --steps 1 --device cpu",
+    "unknown dtype": "generate apple --dtype float23",
+    "unknown device": "generate apple --device gpu",
+    "device not here": "generate apple --device cuda:99",
+    "offload on the CPU": "generate apple --device cpu --cpu-offload",
+    "batch of none": "generate apple --batch-size 0",
+    "output is a folder named .png": "generate apple --output folder.png",
+    "output folder is a file": "generate apple --seeds 0-1 --output prompts.txt",
+    "output below a file": "generate apple --output prompts.txt/x.png",
+    "output of another format": "generate apple --output apple.jpg",
+    "output empty": ["generate", "apple", "--output", ""],
+    "output name too long": ["generate", "apple", "--output", "x" * 300 + ".png"],
+    "output exists": "generate apple --output plain.png",
+    "image missing": "generate --from-image nowhere.png",
+    "image without settings": "generate --from-image plain.png",
+    "image is no image": "generate --from-image prompts.txt",
+    "image with absurd settings": "generate --from-image absurd.png",
+    "image of an unknown rule": "generate --from-image foreign.png",
+    "unknown section": "list ruls",
+    "two sections": "list rules models",
+    "unknown flag of list": "list --jsn",
+}
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, embedded):
+    """A folder with the files that the command lines name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("red apple\n")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    picture = Image.new("RGB", (8, 8))
+    picture.save("plain.png")
+    sound = {"prompt": "apple", "model": "emoji-sd", "seed": 0, "height": 64, "width": 64}
+    for name, change in (("absurd", {"height": 10**9}), ("foreign", {"rule": "Mine"})):
+        info = PngInfo()
+        info.add_text("diffguide", json.dumps(sound | change))
+        picture.save(f"{name}.png", pnginfo=info)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
+def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
+    before = sorted(desk.rglob("*.png"))
+    assert main(line.split() if isinstance(line, str) else line) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("diffguide: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert sorted(desk.rglob("*.png")) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("genrate", "did you mean 'generate'?"),
+        ("generate apple --guidence apg", "unknown option --guidence: did you mean --guidance?"),
+        ("generate apple --guidence=apg", "unknown option --guidence: did you mean --guidance?"),
+        ("generate red apple", "put a prompt of several words in quotes"),
+        ("generate apple --guidance agp", "did you mean 'apg'?"),
+        ("generate apple --guidance apg:moment=1", "did you mean 'momentum'?"),
+        ("generate apple --scheduler dmp++", "did you mean 'dpm++'?"),
+        ("generate apple --model emoji-ds", "did you mean 'emoji-sd'?"),
+        ("generate apple --dtype float23", "did you mean 'float32'?"),
+        ("generate apple --height 100", "96 would do"),
+        ("list ruls", "did you mean 'rules'?"),
+    ],
+)
+def test_the_message_says_what_would_be_right(desk, capsys, line, hint):
+    assert main(line.split()) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_help_and_version_answer_with_status_0(capsys):
+    for line in (["--help"], ["generate", "--help"], ["list", "-h"], ["--version"]):
+        assert main(line) == 0
+    out = capsys.readouterr().out
+    assert "diffguide 0." in out
+    assert "--guidance-scale" in out
+
+
+def run(*args, **kwargs):
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=60, **kwargs)
+
+
+def test_help_loads_neither_torch_nor_diffusers_and_takes_less_than_a_second():
+    code = (
+        "import sys; from diffguide.eval.cli import main; main(['generate', '--help']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers', 'numpy')))"
+    )
+    assert run("-c", code).returncode == 0
+    began = time.perf_counter()
+    assert run("-m", "diffguide.eval.cli", "--help").returncode == 0
+    assert time.perf_counter() - began < 1
+
+
+def test_a_cheap_mistake_is_told_without_loading_torch():
+    code = (
+        "import sys; from diffguide.eval.cli import main; "
+        "assert main(['generate', 'apple', '--model', 'emoji-ds']) == 2; sys.exit('torch' in sys.modules)"
+    )
+    assert run("-c", code).returncode == 0
+
+
+def test_importing_the_pipelines_loads_neither_torch_nor_diffusers():
+    code = "import sys, diffguide.pipelines; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert run("-c", code).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m diffguide.eval.cli list schedulers | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
