@@ -9,7 +9,6 @@ matrix, once for the result. d is in the basis rather than u since |c|^2 - 2<c,u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,10 +23,19 @@ class Basis:
     def __init__(self, **tensors: Tensor):
         self.names = tuple(tensors)
         self.tensors = tuple(tensors.values())
+        first = self.tensors[0]
+        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        self._units = torch.eye(len(self.tensors), dtype=dtype, device=first.device)
+        self._gram: Tensor | None = None
 
-    @cached_property
+    @property
     def gram(self) -> Tensor:
-        """(B, k, k): inner products over all dimensions but the first."""
+        """(B, k, k): inner products over all dimensions but the first, taken when first asked for."""
+        if self._gram is None:
+            self._gram = self._inner_products()
+        return self._gram
+
+    def _inner_products(self) -> Tensor:
         rows = [precise(tensor.flatten(1)) for tensor in self.tensors]
         products = {(i, j): torch.linalg.vecdot(x, rows[j]) for i, x in enumerate(rows) for j in range(i + 1)}
         return torch.stack(
@@ -38,10 +46,7 @@ class Basis:
         """One tensor of the basis, as a combination; KeyError if it is not in the basis."""
         if name not in self.names:
             raise KeyError(f"{name!r} is not in the basis {self.names}")
-        first = self.tensors[0]
-        unit = torch.zeros(len(self.names), dtype=precise(first[:0]).dtype, device=first.device)
-        unit[self.names.index(name)] = 1
-        return Combination(self, unit)
+        return Combination(self, self._units[self.names.index(name)])
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class BatchedCall(Call):
         sample = _sample(args, kwargs)
         rows = sample.shape[0]
         if not getattr(self.pipe, "do_classifier_free_guidance", True) or rows % 2:
+            if self.trace:
+                return None  # a cutoff callback of the user's own has ended guidance on the way
             raise UserError(self.inactive())
         half = slice(rows // 2, None) if self.layout.calls == "uncond-first" else slice(0, rows // 2)
         step = self.next_step(kwargs, args)
@@ -87,8 +89,9 @@ class BatchedCall(Call):
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The rule, on the channels that are latents; both halves of the output become its result."""
+        if self.latents is None:
+            return output
         prediction = _prediction(output)
-        assert self.latents is not None
         width = min(self.latents.shape[1], prediction.shape[1])
         latents, self.latents = self.latents[:, :width], None
         if self.halved:

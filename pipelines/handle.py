@@ -51,7 +51,8 @@ class GuidanceCallback:
         self._call: Call | None = None
         self._trace = Trace()
         self._warned: set[str] = set()
-        pipe.__class__ = self._guided_class()
+        self._guided = self._guided_class()
+        pipe.__class__ = self._guided
 
     @property
     def guidance(self) -> Guidance:
@@ -70,12 +71,14 @@ class GuidanceCallback:
         return self._trace
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the pipeline: its arguments, its result."""
+        """Run the pipeline: its arguments, its result. UserError after `remove()`."""
+        if type(self.pipe) is not self._guided:
+            raise UserError("this rule was removed from its pipeline: call the pipeline, or guide() it again")
         return self.pipe(*args, **kwargs)
 
     def remove(self) -> None:
         """Detach the rule; the pipeline is bit for bit what it was. Twice does no harm."""
-        if self.pipe.__class__ is not self._native:
+        if type(self.pipe) is self._guided:
             self.pipe.__class__ = self._native
 
     def __enter__(self) -> GuidanceCallback:

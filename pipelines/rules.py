@@ -34,6 +34,8 @@ class Rule:
 RULES: dict[str, Rule] = {
     "cfg": Rule("ClassifierFreeGuidance", "2207.12598", "classifier-free guidance, with guidance rescale (2305.08891)"),
     "apg": Rule("AdaptiveProjectedGuidance", "2410.02416", "projects away what saturates; high scales stay natural"),
+    "raag": Rule("RatioAwareAdaptiveGuidance", "2508.03442", "less guidance where predictions differ; flow models"),
+    "ag": Rule("AdaptiveGuidance", "2312.12487", "leaves out unconditional evaluations once both predictions agree"),
 }
 
 NATIVE = ("native", "none")

@@ -42,7 +42,7 @@ def test_the_pipelines_own_guidance_is_no_rule(name):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("agp", r"unknown guidance rule 'agp': did you mean 'apg'\?"),
+        ("aapg", r"unknown guidance rule 'aapg': did you mean 'apg'\?"),
         ("APG", r"did you mean 'apg'\?"),
         ("", "unknown guidance rule ''"),
         ("native:eta=1", "unknown|takes no"),

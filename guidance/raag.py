@@ -1,0 +1,62 @@
+"""Ratio-aware adaptive guidance, arXiv 2508.03442 v1-v2; since v3 the same paper calls it MAMBO-G (ICML 2026).
+
+The same rule as `MagnitudeAwareGuidance` of diffusers. Prediction space: the ratio is taken on the velocity itself.
+"""
+
+from __future__ import annotations
+
+from .base import Guidance, Vectors, finite
+from .basis import Combination
+from .step import Step
+
+# guidance_scale is w_max: the paper's (v4, Appendix A.3), for all models, and that of the authors' script for SD3.5.
+PRESETS: dict[str, dict[str, float]] = {
+    "paper": {"guidance_scale": 10.0, "alpha": 8.0},
+    "authors-sd3.5": {"guidance_scale": 18.0, "alpha": 12.0},
+}
+
+
+class RatioAwareAdaptiveGuidance(Guidance):
+    """Less guidance where the difference is large beside the unconditional prediction, as it is in the first steps.
+
+    Per sample, over all dimensions but the first, whatever their number (Equations 5 and 6):
+
+        rho = |cond - uncond| / |uncond|;  w = 1 + (w_max - 1) exp(-alpha rho);  guided = uncond + w (cond - uncond)
+
+    The ratio is each sample's own; the authors' script takes one over the whole batch, which couples its prompts. The
+    rule is for flow models: on epsilon models the ratio is small in the first steps and the rule does little, or harm.
+
+    Args:
+        guidance_scale: w_max, the scale where both predictions agree. Default 10 (Appendix A.3).
+        alpha: how fast the scale falls with the ratio, at least 0; at 0 the rule is plain guidance. Default 8 (A.3).
+
+    Raises:
+        ValueError: an option is not a finite number, or alpha is negative.
+    """
+
+    def __init__(self, guidance_scale: float = 10.0, alpha: float = 8.0):
+        super().__init__(guidance_scale)
+        self.alpha = finite("alpha", alpha)
+        if self.alpha < 0:
+            raise ValueError(f"alpha must not be negative, not {alpha!r}: the scale would grow with the ratio")
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: float) -> RatioAwareAdaptiveGuidance:
+        """The settings of "paper" or of the authors' script for SD3.5, "authors-sd3.5", with `changes`.
+
+        ValueError for another name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no RAAG preset named {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**(PRESETS[name] | changes))
+
+    def needs_uncond(self, step: Step) -> bool:
+        """Not at a scale of exactly 1."""
+        return self.guidance_scale != 1
+
+    def combine(self, vectors: Vectors, step: Step) -> Combination:
+        """Equations 5 and 6; two predictions that are both zero have a ratio of 0."""
+        difference, uncond = vectors.difference.norm(), vectors.uncond.norm()
+        ratio = (difference / uncond).where(difference > 0, 0)
+        scale = 1 + (self.guidance_scale - 1) * (-self.alpha * ratio).exp()
+        return vectors.uncond + scale * vectors.difference
