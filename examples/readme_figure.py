@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffguide.pipelines import guide, load_pipeline
 
-PROMPTS = ("red apple", "tiger face", "house with garden")
+PROMPTS = ("red apple", "tiger face", "rose")
 SCALES = (2.0, 8.0, 15.0)
 RULES = {"CFG": ClassifierFreeGuidance, "APG": AdaptiveProjectedGuidance}
-CELL, LABEL = 128, 44
+CELL, LABEL = 112, 48
 
 
 def main() -> None:
@@ -28,7 +28,12 @@ def main() -> None:
     pipe = load_pipeline("emoji-sd", progress_bar=False)
     columns = [(prompt, scale) for prompt in PROMPTS for scale in SCALES]
     figure = Image.new("RGB", (LABEL + CELL * len(columns), LABEL + CELL * len(RULES)), "white")
-    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(18)
+    draw, font = ImageDraw.Draw(figure), ImageFont.load_default(16)
+    for column, (prompt, scale) in enumerate(columns):
+        middle = LABEL + CELL * column + CELL // 2
+        draw.text((middle, LABEL - 12), f"scale {scale:g}", "black", font, anchor="mm")
+        if scale == SCALES[1]:
+            draw.text((middle, 14), prompt, "black", font, anchor="mm")
     for row, (name, rule) in enumerate(RULES.items()):
         draw.text((4, LABEL + CELL * row + CELL // 2), name, "black", font, anchor="lm")
         for column, (prompt, scale) in enumerate(columns):
@@ -37,7 +42,6 @@ def main() -> None:
                 image = guided(prompt, num_inference_steps=25, generator=noise).images[0]
             corner = (LABEL + CELL * column, LABEL + CELL * row)
             figure.paste(image.resize((CELL, CELL), Image.Resampling.NEAREST), corner)
-            draw.text((corner[0] + CELL // 2, LABEL // 2), f"{prompt}, {scale:g}"[-16:], "black", font, anchor="mm")
     figure.save(args.output, optimize=True)
 
 

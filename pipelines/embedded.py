@@ -1,7 +1,7 @@
 """The models that ship inside the package: what there is, and how their shared parts become pipelines.
 
 models/emoji-clip   CLIPModel and CLIPTokenizer; its text tower conditions the pipelines
-models/emoji-vae    AutoencoderTiny, 64 x 64 x 3 pixels <-> 8 x 8 x 16 latents
+models/emoji-vae    AutoencoderTiny, 64 x 64 x 3 pixels <-> 8 x 8 x 32 latents
 models/emoji-sd     unet, scheduler
 models/emoji-flow   transformer, scheduler
 """

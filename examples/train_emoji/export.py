@@ -22,6 +22,7 @@ SD_SCHEDULER = DPMSolverMultistepScheduler(
     beta_schedule="scaled_linear",
     prediction_type="v_prediction",
     timestep_spacing="trailing",
+    steps_offset=1,  # what StableDiffusionPipeline expects; it warns of any other
 )
 FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=1.0)
 

@@ -1,7 +1,6 @@
 """No rule waits for the device: where nothing can be read back, each still runs."""
 
 import pytest
-import torch
 from cases import predictions, step
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
