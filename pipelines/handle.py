@@ -87,7 +87,7 @@ class GuidanceCallback:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
-    def _guided_class(self) -> type:
+    def _guided_class(self) -> type[Any]:
         """The pipeline's class under the same name, whose `__call__` runs inside this handle."""
         handle, native = self, self._native
 
