@@ -48,7 +48,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "emoji from their names, 64 x 64; UNet, v-prediction",
         ("emoji-sd", "emoji-vae", "emoji-clip"),
         denoiser="unet",
-        guidance_scale=5.0,
+        guidance_scale=4.0,
     ),
     "emoji-flow": EmbeddedModel(
         "StableDiffusion3Pipeline",

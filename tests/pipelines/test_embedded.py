@@ -23,9 +23,9 @@ def draw(name, rule, prompts=PROMPTS):
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def saturation(images):
-    high, low = images.amax(1), images.amin(1)
-    return ((high - low) / high.clamp(min=1 / 255)).mean().item()
+def clipping(images):
+    """Share of channel values that are at 0 or 1: what guidance burns."""
+    return ((images <= 0) | (images >= 1)).float().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,10 @@ def test_draws_what_it_is_asked_for(name, clip):
 
 
 @pytest.mark.parametrize("name", ["emoji-sd", "emoji-flow"])
-def test_high_scales_saturate_and_apg_does_less_so(name):
-    low, high = (saturation(draw(name, ClassifierFreeGuidance(scale))) for scale in (2.0, 15.0))
-    projected = saturation(draw(name, AdaptiveProjectedGuidance(15.0)))
-    assert high > 1.1 * low
+def test_high_scales_burn_and_apg_does_so_less(name):
+    low, high = (clipping(draw(name, ClassifierFreeGuidance(scale))) for scale in (2.0, 15.0))
+    projected = clipping(draw(name, AdaptiveProjectedGuidance(15.0)))
+    assert high > 1.25 * low
     assert projected < high
 
 

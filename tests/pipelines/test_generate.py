@@ -47,7 +47,7 @@ def test_without_output_the_file_is_named_after_prompt_and_seed(here, capsys):
     assert generate("Red Apple!") == 0
     assert capsys.readouterr().out == "red-apple-0.png\n"
     settings = read_settings(here / "red-apple-0.png")
-    assert (settings.rule, settings.guidance_scale, settings.steps, settings.model) == ("cfg", 5.0, 3, "emoji-sd")
+    assert (settings.rule, settings.guidance_scale, settings.steps, settings.model) == ("cfg", 4.0, 3, "emoji-sd")
     assert (settings.height, settings.width, settings.evaluations, settings.dtype) == (64, 64, 6, "float32")
 
 
