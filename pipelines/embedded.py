@@ -55,7 +55,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "emoji from their names, 64 x 64; SD3 transformer, flow matching",
         ("emoji-flow", "emoji-vae", "emoji-clip"),
         denoiser="transformer",
-        guidance_scale=5.0,
+        guidance_scale=3.0,
     ),
     "emoji-clip": EmbeddedModel(
         "CLIPModel", "text and image towers trained on the emoji; no pipeline, but a part of each", ("emoji-clip",)
