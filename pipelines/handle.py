@@ -12,9 +12,11 @@ import torch
 
 from diffguide.guidance import Guidance, Trace
 
-from .calls import BatchedCall, Call, TwoCalls
+from .batched import BatchedCall
+from .calls import Call
 from .errors import UserError
-from .layouts import layout_of
+from .table import layout_of
+from .two_calls import TwoCalls
 
 
 def guide(pipe: Any, rule: Guidance) -> GuidanceCallback:

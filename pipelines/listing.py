@@ -67,7 +67,7 @@ def schedulers() -> list[dict[str, Any]]:
 
 def pipelines() -> list[dict[str, Any]]:
     """The families of pipelines that a rule can act in, or that are refused with the reason. Imports torch."""
-    from .layouts import TABLE
+    from .table import TABLE
 
     return [asdict(layout) for layout in TABLE]
 

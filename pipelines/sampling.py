@@ -35,7 +35,7 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     Its scale is the one asked for, else the default of the pipeline if that means guidance (more than 1), else the
     default of the rule. UserError for options that the rule does not take, or a pipeline that no rule can act in.
     """
-    from .layouts import layout_of
+    from .table import layout_of
 
     if request.guidance in NATIVE:
         return None

@@ -5,7 +5,7 @@ import pytest
 from diffguide.eval.cli import main
 from diffguide.guidance import AdaptiveProjectedGuidance
 from diffguide.pipelines.embedded import EMBEDDED
-from diffguide.pipelines.layouts import TABLE
+from diffguide.pipelines.table import TABLE
 from diffguide.pipelines.listing import SECTIONS
 from diffguide.pipelines.rules import RULES
 from diffguide.pipelines.schedulers import SCHEDULERS
