@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Guidance, Vectors, finite
-from .basis import Combination
+from .base import Guidance, finite
 from .step import Step
+from .tensors import inner, precise, ratio
+from .trace import Measurement
 
 
 class AdaptiveGuidance(Guidance):
@@ -43,11 +44,16 @@ class AdaptiveGuidance(Guidance):
             step.state["all_crossed"] = bool(crossed.all())
         return self.guidance_scale != 1 and not step.state.get("all_crossed", False)
 
-    def combine(self, vectors: Vectors, step: Step) -> Combination:
+    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Scale w for the samples that had not crossed before this step, 1 for the others."""
-        cond, uncond = vectors.cond, vectors.uncond
-        cosine = cond.dot(uncond) / (cond.norm() * uncond.norm())
-        crossed = step.state.get("crossed", torch.zeros_like(cosine, dtype=torch.bool))
-        scale = torch.where(crossed, 1.0, self.guidance_scale)
-        step.state["crossed"] = crossed | (cosine >= self.threshold)
-        return uncond + scale * vectors.difference
+        c, u = precise(cond), precise(uncond)
+        difference = c - u
+        x, _ = self.in_space(c, latents, step)
+        y = u if x is c else x - difference
+        cosine = ratio(inner(x, y), (inner(x, x) * inner(y, y)).sqrt())
+        crossed = step.state.get("crossed")
+        if crossed is None:
+            crossed = torch.zeros_like(cosine, dtype=torch.bool)
+        step.decision, step.state["crossed"] = crossed.flatten(), crossed | (cosine >= self.threshold)
+        guided = torch.addcmul(u, difference, torch.where(crossed, 1.0, self.guidance_scale))
+        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)

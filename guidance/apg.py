@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from .base import Guidance, Vectors, finite
-from .basis import Combination
+from .base import Guidance, finite
+from .basis import Scalar
 from .step import Step
+from .tensors import inner, precise, ratio
+from .trace import Measurement
 
 # Table 10 of the paper: w, eta, r, beta, with r an L2 norm over the model's whole latent.
 PRESETS: dict[str, dict[str, float]] = {
@@ -76,27 +79,40 @@ class AdaptiveProjectedGuidance(Guidance):
         """Not at a scale of exactly 1."""
         return self.guidance_scale != 1
 
-    def memory(self, step: Step) -> dict[str, Tensor]:
-        """The momentum buffer, from the second step on."""
-        return {"momentum": step.state["momentum"]} if "momentum" in step.state else {}
-
-    def combine(self, vectors: Vectors, step: Step) -> Combination:
-        """Algorithm 1, in its order: momentum, norm cap, projection, combination."""
-        cond, m = vectors.cond, vectors.difference
-        if self.momentum:
-            if "momentum" in vectors.memory:
-                m = m + self.momentum * vectors.memory["momentum"]
-            step.state["momentum"] = m.tensor()
-        cap = self._cap(cond.basis.tensors[0])
+    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
+        """Algorithm 1, in its order: momentum, norm cap, projection, combination. On tensors, where it is cheapest."""
+        c = precise(cond)
+        difference = c - precise(uncond)
+        x, b = self.in_space(c, latents, step)
+        m = self._with_momentum(difference, b, step)
+        scale = self.guidance_scale - 1
+        shrink: Tensor | float = 1.0
+        cap = self._cap(math.prod(c.shape[1:]))
         if cap:
-            m = m * (cap / m.norm()).clamp(max=1)
+            norm = inner(m, m).sqrt() * abs(b)
+            shrink = (cap / norm).clamp(max=1)
+            guided = torch.addcmul(c, m, shrink, value=scale)
+        else:
+            guided = torch.add(c, m, alpha=scale)
         if self.eta != 1:
-            square = cond.dot(cond)
-            parallel = (m.dot(cond) / square).where(square > 0, 0)
-            m = m - (1 - self.eta) * parallel * cond
-        return cond + (self.guidance_scale - 1) * m
+            parallel = ratio(inner(m, x), inner(x, x)) * shrink
+            guided.addcmul_(x, parallel, value=-scale * (1 - self.eta))
+        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
 
-    def _cap(self, latent: Tensor) -> float:
-        if self.norm_threshold is not None:
-            return self.norm_threshold
-        return self.norm_per_element * math.sqrt(latent[0].numel())
+    def _with_momentum(self, difference: Tensor, b: Scalar, step: Step) -> Tensor:
+        """d + beta m, both in units of b, which changes from step to step; the buffer is overwritten."""
+        if not self.momentum:
+            return difference
+        m = difference
+        if "momentum" in step.state:
+            buffer, its_b = step.state["momentum"]
+            beta = self.momentum * its_b / b
+            if isinstance(beta, float):
+                m = torch.add(difference, buffer, alpha=beta, out=buffer)
+            else:
+                m = torch.addcmul(difference, buffer, beta.to(buffer), out=buffer)
+        step.state["momentum"] = (m, b)
+        return m
+
+    def _cap(self, numel: int) -> float:
+        return self.norm_threshold if self.norm_threshold is not None else self.norm_per_element * math.sqrt(numel)

@@ -12,36 +12,42 @@ The contract, once, with shapes:
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from .basis import Basis, Combination, precise
+from .basis import Basis, Combination, Scalar
 from .step import Step
+from .tensors import precise
 from .trace import Measurement
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What `Guidance.combine` combines, in the space of the rule: predictions, model input, and the rule's memory."""
+    """What `Guidance.combine` combines, in the space of the rule: the predictions, their difference cond - uncond, and
+    the model input. `basis.add` takes in further tensors, such as what a rule remembers.
+    """
 
     cond: Combination
+    uncond: Combination
     difference: Combination
-    latents: Combination | None
-    memory: dict[str, Combination]
+    latents: Combination
 
     @property
-    def uncond(self) -> Combination:
-        """The unconditional prediction, cond - difference."""
-        return self.cond - self.difference
+    def basis(self) -> Basis:
+        """The tensors that they are made of."""
+        return self.cond.basis
 
 
 class Guidance:
     """A rule by which conditional and unconditional predictions become one.
 
-    A rule that is linear in its tensors overrides `combine`; any other overrides `guide`. An instance holds options
+    A rule overrides `combine`, on coefficients, which is the easiest to write for what is linear in its tensors; or
+    `guide`, on the tensors themselves. An instance holds options
     only, so that one rule can serve several pipelines: what it remembers is in `step.state`.
 
     Args:
@@ -61,38 +67,57 @@ class Guidance:
         """Whether this step needs the unconditional prediction; where it does not, that evaluation is saved."""
         return True
 
-    def memory(self, step: Step) -> dict[str, Tensor]:
-        """Tensors of earlier steps, (B, ...) each, that `combine` also wants."""
-        return {}
-
     def combine(self, vectors: Vectors, step: Step) -> Combination:
         """The guided prediction as a combination of the vectors, in the space of the rule."""
         raise TypeError(f"{type(self).__name__} must override combine() or guide()")
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """The guided prediction (B, ...) and what the trace keeps of the step."""
+        basis = Basis(cond=cond, uncond=uncond, latents=latents)
+        difference = basis.add("difference", basis.tensor("cond") - basis.tensor("uncond"))
         a, b = step.to_space(self.space)
-        memory = self.memory(step)
-        predictions = {"cond": cond, "difference": precise(cond) - precise(uncond)}
-        if self.space == "prediction":
-            basis = Basis(**predictions, **memory)
-            remembered = {name: basis[name] for name in memory}
-            vectors = Vectors(basis["cond"], basis["difference"], None, remembered)
-            guided = self.combine(vectors, step)
+        own = basis["cond"]
+        if isinstance(a, float) and a == 0:
+            vectors = Vectors(b * own, b * basis["uncond"], b * difference, basis["latents"])
         else:
-            basis = Basis(latents=latents, **predictions, **memory)
-            z, remembered = basis["latents"], {name: basis[name] for name in memory}
-            vectors = Vectors(a * z + b * basis["cond"], b * basis["difference"], z, remembered)
-            guided = (self.combine(vectors, step) - a * z) / b
-        return guided.tensor().to(cond.dtype), Measurement.of(guided)
+            there = b * basis.add("cond in space", (own + (a / b) * basis["latents"]).tensor())
+            vectors = Vectors(there, there - b * difference, b * difference, basis["latents"])
+        guided = own + (self.combine(vectors, step) - vectors.cond) / b
+        return guided.tensor().to(cond.dtype), Measurement(lambda: guided)
+
+    def in_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
+        """(x, b) with x b the conditional prediction in the space of the rule; differences of predictions d are d b.
+
+        For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update.
+        """
+        a, b = step.to_space(self.space)
+        if isinstance(a, float) and a == 0:
+            return cond, b
+        if isinstance(a, float) and isinstance(b, float):
+            return torch.add(cond, precise(latents), alpha=a / b), b
+        return torch.addcmul(cond, precise(latents), torch.as_tensor(a / b, device=cond.device)), b
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
-        """The guided prediction (B, ...) at a step whose unconditional evaluation was left out."""
+        """The guided prediction (B, ...) at a step whose unconditional evaluation was left out.
+
+        A rule that estimates what was left out says so in `step.decision`, and measures it in `step.measured`.
+        """
         return cond
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
         """Act on the latents (B, ...) after the scheduler's step; returns the latents to go on with."""
         return latents
+
+    @property
+    def acts_after_step(self) -> bool:
+        """Whether `after_step` does anything."""
+        return type(self).after_step is not Guidance.after_step
+
+    def with_scale(self, guidance_scale: float) -> Guidance:
+        """The same rule at another scale."""
+        other = copy.copy(self)
+        other.guidance_scale = guidance_scale
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

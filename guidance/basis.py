@@ -1,107 +1,205 @@
-"""Rules as linear algebra: a basis of a few tensors, its inner products, and combinations of it.
+"""Rules as linear algebra: a basis of a few tensors, their inner products, and combinations of them.
 
-Nearly every rule is, per sample, a linear combination of the model input z, the conditional prediction c, the
-difference d = c - u and what the rule remembers, with scalars that follow from the inner products of these. So a rule
-is written on coefficients of shape (B, k), k being the size of the basis, and touches memory twice: once for the Gram
-matrix, once for the result. d is in the basis rather than u since |c|^2 - 2<c,u> + |u|^2 cancels when c is close to u.
+Nearly every rule is, per sample, a linear combination of a few tensors with scalars that follow from their inner
+products. So a rule is written on scalars, and memory is touched once for each inner product that it asks for and once
+for each tensor that its result holds. An inner product is taken when first asked for, and kept. The difference
+d = c - u is a tensor of its own since |c|^2 - 2<c,u> + |u|^2 cancels when c is close to u.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .tensors import inner, precise
+
+Scalar = Tensor | float
+"""A number, a tensor of no dimension, or (B,), one per sample."""
+
 
 class Basis:
-    """Named tensors of one shape (B, ...), one row of `gram` each, in the order given.
+    """Named tensors of one shape (B, ...).
 
     Inner products and combinations are taken in float32 or, for float64 tensors, in float64.
     """
 
     def __init__(self, **tensors: Tensor):
-        self.names = tuple(tensors)
-        self.tensors = tuple(tensors.values())
-        first = self.tensors[0]
-        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-        self._units = torch.eye(len(self.tensors), dtype=dtype, device=first.device)
-        self._gram: Tensor | None = None
+        self._tensors = tensors
+        self._products: dict[tuple[str, str], Tensor] = {}
 
-    @property
-    def gram(self) -> Tensor:
-        """(B, k, k): inner products over all dimensions but the first, taken when first asked for."""
-        if self._gram is None:
-            self._gram = self._inner_products()
-        return self._gram
-
-    def _inner_products(self) -> Tensor:
-        rows = [precise(tensor.flatten(1)) for tensor in self.tensors]
-        products = {(i, j): torch.linalg.vecdot(x, rows[j]) for i, x in enumerate(rows) for j in range(i + 1)}
-        return torch.stack(
-            [torch.stack([products[max(i, j), min(i, j)] for j in range(len(rows))], -1) for i in range(len(rows))], -2
-        )
+    def add(self, name: str, tensor: Tensor) -> Combination:
+        """One more tensor (B, ...), as a combination."""
+        self._tensors[name] = tensor
+        return self[name]
 
     def __getitem__(self, name: str) -> Combination:
         """One tensor of the basis, as a combination; KeyError if it is not in the basis."""
-        if name not in self.names:
-            raise KeyError(f"{name!r} is not in the basis {self.names}")
-        return Combination(self, self._units[self.names.index(name)])
+        if name not in self._tensors:
+            raise KeyError(f"{name!r} is not in the basis {tuple(self._tensors)}")
+        return Combination(self, (Term(name, 1.0, None),))
+
+    def tensor(self, name: str) -> Tensor:
+        """(B, ...): the tensor of that name, in the dtype that rules calculate in."""
+        self._tensors[name] = precise(self._tensors[name])
+        return self._tensors[name]
+
+    def product(self, first: str, second: str) -> Tensor:
+        """(B,): the inner product of two tensors over all dimensions but the first."""
+        pair = (first, second) if first <= second else (second, first)
+        if pair not in self._products:
+            self._products[pair] = inner(self.tensor(first), self.tensor(second)).flatten()
+        return self._products[pair]
+
+    @property
+    def first(self) -> Tensor:
+        """(B, ...): one of the tensors, for its shape, dtype and device."""
+        return self.tensor(next(iter(self._tensors)))
+
+    @property
+    def numel(self) -> int:
+        """The number of elements of one sample."""
+        return math.prod(self.first.shape[1:])
+
+    def zeros(self) -> Tensor:
+        """(B,): a scalar of zero for each sample."""
+        return self.first.new_zeros(len(self.first))
+
+
+class Term(NamedTuple):
+    """factor * scalar * (the tensor of that name), where a scalar of None is 1. Numbers are kept apart since they cost
+    nothing to multiply.
+    """
+
+    name: str
+    factor: float
+    scalar: Tensor | None
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A linear combination of a basis, one set of coefficients per sample; supports +, -, * and / by scalars.
-
-    coefficients: (B, k), or (k,) where all samples share them. A scalar is a number, a tensor of no dimension, or
-    (B,), one per sample.
-    """
+    """A linear combination of a basis; supports +, - and unary -, and * and / by a `Scalar`."""
 
     basis: Basis
-    coefficients: Tensor
+    terms: tuple[Term, ...]
 
     def __add__(self, other: Combination) -> Combination:
-        return Combination(self.basis, self.coefficients + other.coefficients)
+        terms = list(self.terms)
+        for term in other.terms:
+            same = [k for k, own in enumerate(terms) if own.name == term.name and own.scalar is term.scalar]
+            if same:
+                terms[same[0]] = term._replace(factor=terms[same[0]].factor + term.factor)
+            else:
+                terms.append(term)
+        return Combination(self.basis, tuple(term for term in terms if term.factor != 0))
 
     def __sub__(self, other: Combination) -> Combination:
-        return Combination(self.basis, self.coefficients - other.coefficients)
+        return self + -other
 
-    def __mul__(self, scalar: Tensor | float) -> Combination:
-        return Combination(self.basis, self.coefficients * _column(scalar, self.coefficients))
+    def __neg__(self) -> Combination:
+        return self.times(-1.0)
+
+    def __mul__(self, scalar: Scalar) -> Combination:
+        return self.times(scalar)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, scalar: Tensor | float) -> Combination:
-        return Combination(self.basis, self.coefficients / _column(scalar, self.coefficients))
+    def __truediv__(self, scalar: Scalar) -> Combination:
+        return self.times(1 / scalar)
+
+    def times(self, scalar: Scalar) -> Combination:
+        """As `*`."""
+        if isinstance(scalar, Tensor):
+            terms = tuple(Term(name, factor, _times(own, scalar)) for name, factor, own in self.terms)
+        else:
+            terms = tuple(Term(name, factor * scalar, own) for name, factor, own in self.terms if scalar != 0)
+        return Combination(self.basis, terms)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """`tensor * combination`, and whatever torch.compile sees of `combination * tensor`."""
+        if function in (Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul):
+            left, right = args
+            return left.times(right) if isinstance(left, Combination) else right.times(left)
+        if function in (Tensor.div, Tensor.__truediv__, torch.div) and isinstance(args[0], Combination):
+            return args[0].times(1 / args[1])
+        return NotImplemented
 
     def dot(self, other: Combination) -> Tensor:
-        """(B,): the inner product per sample, from the Gram matrix."""
-        left = (self.coefficients.unsqueeze(-2) @ self.basis.gram).squeeze(-2)
-        return (left * other.coefficients).sum(-1)
+        """(B,): the inner product per sample."""
+        total: Tensor | None = None
+        for first in self.terms:
+            for second in other.terms:
+                product = self.basis.product(first.name, second.name)
+                scaled = _scaled(first.factor * second.factor, _times(_times(first.scalar, second.scalar), product))
+                total = scaled if total is None else total + scaled
+        return self.basis.zeros() if total is None else total
 
     def norm(self) -> Tensor:
         """(B,): the L2 norm per sample; never NaN, since a tiny negative square is rounding."""
+        if len(self.terms) == 1 and self.terms[0].scalar is None:  # no rounding below zero
+            (name, factor, _), *_ = self.terms
+            return _scaled(abs(factor), self.basis.product(name, name).sqrt())
         return self.dot(self).clamp(min=0).sqrt()
 
     def tensor(self) -> Tensor:
-        """(B, ...): the combination itself, in float32, or float64 for float64 tensors."""
-        first, *others = self.basis.tensors
-        shape = (-1, *[1] * (first.ndim - 1))
-        columns = [column.reshape(shape) for column in self.coefficients.unbind(-1)]
-        result = columns[0] * precise(first)
-        for column, tensor in zip(columns[1:], others):
-            result = result.addcmul_(column, precise(tensor))
+        """(B, ...): the combination itself, in float32, or float64 for float64 tensors. Not to be changed in place."""
+        terms = self._collected()
+        if not terms:
+            return torch.zeros_like(self.basis.first)
+        bare = [name for name, coefficient in terms.items() if coefficient == (1.0, None)]
+        base, *others = dict.fromkeys([*bare[:1], *terms])
+        if not bare:
+            result = self.basis.tensor(base) * _shaped(_scaled(*terms[base]), self.basis.first)
+        elif not others:
+            return self.basis.tensor(base)
+        else:
+            second, *others = others
+            result = _added(self.basis.tensor(base), *terms[second], self.basis.tensor(second), None)
+        for name in others:
+            _added(result, *terms[name], self.basis.tensor(name), result)
         return result
 
+    def _collected(self) -> dict[str, tuple[float, Tensor | None]]:
+        """One factor and scalar for each tensor."""
+        coefficients: dict[str, tuple[float, Tensor | None]] = {}
+        for name, factor, scalar in self.terms:
+            if name in coefficients:
+                factor, scalar = 1.0, _scaled(*coefficients[name]) + _scaled(factor, scalar)
+            coefficients[name] = (factor, scalar)
+        return coefficients
 
-def precise(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype that rules calculate in: float32, or float64 where it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+def _added(base: Tensor, factor: float, scalar: Tensor | None, tensor: Tensor, out: Tensor | None) -> Tensor:
+    """base + factor * scalar * tensor, in one pass."""
+    if scalar is None:
+        return torch.add(base, tensor, alpha=factor, out=out)
+    return torch.addcmul(base, tensor, _shaped(scalar, tensor), value=factor, out=out)
 
 
-def _column(scalar: Tensor | float, like: Tensor) -> Tensor | float:
-    """A scalar per sample as a column against the coefficients."""
+def _shaped(scalar: Any, like: Tensor) -> Any:
+    """A scalar per sample, so that it can be multiplied with (B, ...)."""
     if not isinstance(scalar, Tensor):
         return scalar
     scalar = scalar.to(like)
-    return scalar.unsqueeze(-1) if scalar.ndim else scalar
+    return scalar.view(-1, *[1] * (like.ndim - 1)) if scalar.ndim else scalar
+
+
+def _scaled(factor: float, scalar: Tensor | None) -> Any:
+    """factor * scalar, without an operation where there is nothing to do."""
+    if scalar is None:
+        return factor
+    return scalar if factor == 1 else factor * scalar
+
+
+def _times(first: Tensor | None, second: Tensor | None) -> Any:
+    """first * second, None being 1."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first * second

@@ -5,9 +5,13 @@ The same rule as `MagnitudeAwareGuidance` of diffusers. Prediction space: the ra
 
 from __future__ import annotations
 
-from .base import Guidance, Vectors, finite
-from .basis import Combination
+import torch
+from torch import Tensor
+
+from .base import Guidance, finite
 from .step import Step
+from .tensors import inner, precise, ratio
+from .trace import Measurement
 
 # guidance_scale is w_max: the paper's (v4, Appendix A.3), for all models, and that of the authors' script for SD3.5.
 PRESETS: dict[str, dict[str, float]] = {
@@ -54,9 +58,11 @@ class RatioAwareAdaptiveGuidance(Guidance):
         """Not at a scale of exactly 1."""
         return self.guidance_scale != 1
 
-    def combine(self, vectors: Vectors, step: Step) -> Combination:
+    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Equations 5 and 6; two predictions that are both zero have a ratio of 0."""
-        difference, uncond = vectors.difference.norm(), vectors.uncond.norm()
-        ratio = (difference / uncond).where(difference > 0, 0)
-        scale = 1 + (self.guidance_scale - 1) * (-self.alpha * ratio).exp()
-        return vectors.uncond + scale * vectors.difference
+        c, u = precise(cond), precise(uncond)
+        difference = c - u
+        rho = ratio(inner(difference, difference), inner(u, u)).sqrt()
+        scale = (-self.alpha * rho).exp() * (self.guidance_scale - 1) + 1
+        guided = torch.addcmul(u, difference, scale)
+        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-Scalar = Tensor | float
+from .basis import Scalar
+
+if TYPE_CHECKING:
+    from .trace import Measurement
 
 
 @dataclass
@@ -21,6 +24,10 @@ class Step:
     denoised: (a, b) with x0 = a z + b prediction, and noise: (p, q) with eps = p z + q prediction, z being the model
     input in the training parametrisation. None where the scheduler gives no such numbers.
     state: empty at the start of each call of the pipeline; what a rule remembers between steps lives here, not on it.
+
+    decision, measured: for the trace, set by a rule. What it did, as one word for all samples or as (B,) booleans that
+    are true where a sample got its conditional prediction alone; and what it measured on a step without an
+    unconditional evaluation.
     """
 
     index: int = 0
@@ -31,6 +38,8 @@ class Step:
     denoised: tuple[Scalar, Scalar] | None = None
     noise: tuple[Scalar, Scalar] | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    decision: str | Tensor | None = None
+    measured: Measurement | None = None
 
     @property
     def progress(self) -> float:

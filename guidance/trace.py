@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from .basis import Basis, Combination
-from .step import Scalar, Step
+from .basis import Basis, Combination, Scalar
+from .step import Step
+from .tensors import precise
 
 
-@dataclass(frozen=True)
 class Measurement:
-    """Inner products of one step, (B,) each, in the prediction space: c = cond, d = cond - uncond, g = guided."""
+    """What a step's guided prediction says of it, in the prediction space: taken when `numbers` asks, and only then.
 
-    cc: Tensor
-    cd: Tensor
-    dd: Tensor
-    gd: Tensor
-    update: Tensor
-    """|g - c|^2"""
+    guided: makes the combination, over a basis that has "cond" and "difference" (cond - uncond).
+    """
 
-    @classmethod
-    def of(cls, guided: Combination) -> Measurement:
-        """From a combination over a basis that has "cond" and "difference"."""
-        basis = guided.basis
-        cond, difference = basis["cond"], basis["difference"]
-        update = guided - cond
-        return cls(
-            cond.dot(cond), cond.dot(difference), difference.dot(difference), guided.dot(difference), update.dot(update)
-        )
+    def __init__(self, guided: Callable[[], Combination]):
+        self._guided = guided
 
     @classmethod
     def of_tensors(cls, cond: Tensor, difference: Tensor, guided: Tensor) -> Measurement:
-        """From tensors (B, ...), for rules that leave the span."""
-        basis = Basis(cond=cond, difference=difference, guided=guided)
-        return cls.of(basis["guided"])
+        """From tensors (B, ...), for rules on tensors."""
+
+        def combination() -> Combination:
+            # guided - cond is a tensor of its own, since |g|^2 - 2<g,c> + |c|^2 cancels
+            basis = Basis(cond=cond, difference=difference, update=precise(guided) - precise(cond))
+            return basis["cond"] + basis["update"]
+
+        return cls(combination)
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Inner products, (B,) each, of c = cond, d = cond - uncond, g = guided; "update" is |g - c|^2."""
+        guided = self._guided()
+        basis = guided.basis
+        cond, difference = basis["cond"], basis["difference"]
+        update = guided - cond
+        return {
+            "cc": cond.dot(cond),
+            "cd": cond.dot(difference),
+            "dd": difference.dot(difference),
+            "gd": guided.dot(difference),
+            "update": update.dot(update),
+        }
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,9 @@ class TraceRecord:
     """Evaluations of the denoiser per image at this step: 2, or 1 where the unconditional one was left out."""
     _timestep: Scalar
     _sigma: Scalar | None
-    _measured: Measurement | None
+    _measured: dict[str, Tensor] | None
     _samples: int
+    _decision: str | Tensor
 
     @property
     def timestep(self) -> float:
@@ -67,26 +77,35 @@ class TraceRecord:
         return None if self._sigma is None else float(self._sigma)
 
     @property
+    def decision(self) -> list[str]:
+        """What was done for each sample: "guided", "conditional" (the conditional prediction alone), or a word of the
+        rule's own, such as "estimated" for an unconditional prediction that was not evaluated.
+        """
+        if isinstance(self._decision, str):
+            return [self._decision] * self._samples
+        return ["conditional" if alone else "guided" for alone in self._decision.tolist()]
+
+    @property
     def cosine(self) -> Tensor:
         """(B,): cosine between conditional and unconditional prediction."""
         m = self._read()
-        return (m.cc - m.cd) / (m.cc * _uncond_square(m)).sqrt()
+        return (m["cc"] - m["cd"]) / (m["cc"] * _uncond_square(m)).sqrt()
 
     @property
     def ratio(self) -> Tensor:
         """(B,): |cond - uncond| / |uncond|."""
         m = self._read()
-        return (m.dd / _uncond_square(m)).sqrt()
+        return (m["dd"] / _uncond_square(m)).sqrt()
 
     @property
     def difference_norm(self) -> Tensor:
         """(B,): |cond - uncond|, L2."""
-        return self._read().dd.sqrt()
+        return self._read()["dd"].sqrt()
 
     @property
     def update_norm(self) -> Tensor:
         """(B,): |guided - cond|, L2: how far the rule moved the conditional prediction."""
-        return self._read().update.clamp(min=0).sqrt()
+        return self._read()["update"].clamp(min=0).sqrt()
 
     @property
     def effective_scale(self) -> Tensor:
@@ -94,19 +113,19 @@ class TraceRecord:
         if self._measured is None:
             return torch.ones(self._samples)
         m = self._read()
-        return (m.gd - m.cd + m.dd) / m.dd
+        return (m["gd"] - m["cd"] + m["dd"]) / m["dd"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON."""
+        """Plain numbers and lists, for JSON; None for what is not finite, or was not measured."""
         measured = ("cosine", "ratio", "difference_norm", "update_norm", "effective_scale")
-        scalars = {name: getattr(self, name) for name in ("index", "timestep", "sigma", "evaluations")}
-        return scalars | {name: getattr(self, name).tolist() for name in measured}
+        scalars = {name: getattr(self, name) for name in ("index", "timestep", "sigma", "evaluations", "decision")}
+        return scalars | {name: [_plain(x) for x in getattr(self, name).tolist()] for name in measured}
 
-    def _read(self) -> Measurement:
+    def _read(self) -> dict[str, Tensor]:
         if self._measured is None:
             nothing = torch.full((self._samples,), torch.nan)
-            return Measurement(*[nothing] * 5)
-        return Measurement(*(value.detach().float().cpu() for value in vars(self._measured).values()))
+            return dict.fromkeys(("cc", "cd", "dd", "gd", "update"), nothing)
+        return {name: value.detach().float().cpu() for name, value in self._measured.items()}
 
 
 class Trace(Sequence[TraceRecord]):
@@ -116,8 +135,11 @@ class Trace(Sequence[TraceRecord]):
         self._records: list[TraceRecord] = []
 
     def append(self, step: Step, evaluations: int, samples: int, measured: Measurement | None) -> None:
-        """Add the record of one guided evaluation of `samples` images."""
-        record = TraceRecord(step.index, evaluations, step.timestep, step.sigma, measured, samples)
+        """Add the record of one guided evaluation of `samples` images; None where the rule had one prediction only."""
+        measured = measured or step.measured
+        decision = step.decision or ("conditional" if measured is None else "guided")
+        numbers = None if measured is None else measured.numbers()
+        record = TraceRecord(step.index, evaluations, step.timestep, step.sigma, numbers, samples, decision)
         self._records.append(record)
 
     @overload
@@ -142,5 +164,10 @@ class Trace(Sequence[TraceRecord]):
         return f"Trace({len(self)} steps, {self.evaluations} evaluations per image)"
 
 
-def _uncond_square(m: Measurement) -> Tensor:
-    return (m.cc - 2 * m.cd + m.dd).clamp(min=0)
+def _uncond_square(m: dict[str, Tensor]) -> Tensor:
+    return (m["cc"] - 2 * m["cd"] + m["dd"]).clamp(min=0)
+
+
+def _plain(value: float) -> float | None:
+    """A number as JSON has it: None for what is not finite."""
+    return value if math.isfinite(value) else None

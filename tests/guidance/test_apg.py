@@ -70,14 +70,16 @@ def test_default_cap_carries_over_between_resolutions():
     for side in (8, 32):
         cond, uncond, latents = predictions((1, 4, side, side))
         _, measured = AdaptiveProjectedGuidance(2.0, eta=1, momentum=0).guide(cond, uncond, latents, step("sample"))
-        assert measured.update.sqrt().item() == pytest.approx(15 / 256 * math.sqrt(4 * side * side), rel=1e-4)
+        assert measured.numbers()["update"].sqrt().item() == pytest.approx(
+            15 / 256 * math.sqrt(4 * side * side), rel=1e-4
+        )
 
 
 def test_an_absolute_cap_counts_over_the_default_one():
     cond, uncond, latents = predictions((1, 4, 8, 8))
     rule = AdaptiveProjectedGuidance(2.0, eta=1, norm_threshold=0.25, momentum=0)
     _, measured = rule.guide(cond, uncond, latents, step("sample"))
-    assert measured.update.sqrt().item() == pytest.approx(0.25, rel=1e-4)
+    assert measured.numbers()["update"].sqrt().item() == pytest.approx(0.25, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
