@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from .base import Guidance, finite
+from .basis import Scalar
 from .step import Step
 from .tensors import inner, precise, ratio
 from .trace import Measurement
 
+SPACES = ("noise", "denoised", "prediction")
+
 
 class AdaptiveGuidance(Guidance):
-    """Plain guidance until both noise predictions agree, the conditional prediction alone from then on.
+    """Plain guidance until both predictions agree, the conditional prediction alone from then on.
 
     Per sample: gamma = cos(eps_cond, eps_uncond). The first step with gamma >= threshold is still guided, since it has
     paid for both; every later one is conditional, whatever its gamma would be. In a batch the unconditional evaluation
@@ -25,35 +31,62 @@ class AdaptiveGuidance(Guidance):
     Args:
         guidance_scale: w of the guided steps. Default 7.5 (the paper's).
         threshold: gamma-bar, in (-1, 1]. Default 0.991, one of the paper's for a 512-pixel latent model; it depends on
-            model, scheduler and number of steps. Above 1 no step is ever conditional.
+            model, scheduler and number of steps: `diffguide calibrate ag` finds it. Above 1 no step is conditional.
+        space: whose cosine it is: "noise" (default, the paper's; derived from v and flow predictions), "denoised" or
+            "prediction". At high noise both noise predictions are nearly the model input, and their cosine nearly 1
+            whatever the model says, so that models trained on v or flow may cross at once: there the cosine of the
+            denoised predictions, which rises from step to step, is the better one.
 
     Raises:
-        ValueError: an option is not a finite number.
+        ValueError: an option is not a finite number, or an unknown space.
     """
 
-    space = "noise"
-
-    def __init__(self, guidance_scale: float = 7.5, threshold: float = 0.991):
+    def __init__(
+        self,
+        guidance_scale: float = 7.5,
+        threshold: float = 0.991,
+        space: Literal["noise", "denoised", "prediction"] = "noise",
+    ):
         super().__init__(guidance_scale)
         self.threshold = finite("threshold", threshold)
+        if space not in SPACES:
+            raise ValueError(f"space must be one of {', '.join(SPACES)}, not {space!r}")
+        self.space = space  # type: ignore[misc]
 
     def needs_uncond(self, step: Step) -> bool:
         """Not once every sample has crossed."""
         crossed: Tensor | None = step.state.get("crossed")
         if crossed is not None and not step.state.get("all_crossed"):
             step.state["all_crossed"] = bool(crossed.all())
+            if step.index == 1 and step.state["all_crossed"] and self.threshold > 0:
+                warnings.warn(
+                    f"every image was beyond threshold={self.threshold} at the first step already, so that the others "
+                    'are conditional: calibrate it with `diffguide calibrate ag`, or use space="denoised"',
+                    stacklevel=2,
+                )
         return self.guidance_scale != 1 and not step.state.get("all_crossed", False)
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Scale w for the samples that had not crossed before this step, 1 for the others."""
         c, u = precise(cond), precise(uncond)
         difference = c - u
-        x, _ = self.in_space(c, latents, step)
-        y = u if x is c else x - difference
-        cosine = ratio(inner(x, y), (inner(x, x) * inner(y, y)).sqrt())
+        x, b = self._in_own_space(c, latents, step)
+        xx, xd, dd = inner(x, x), inner(x, difference) * b, inner(difference, difference) * (b * b)
+        cosine = ratio(xx - xd, (xx * (xx - 2 * xd + dd)).sqrt())
         crossed = step.state.get("crossed")
         if crossed is None:
             crossed = torch.zeros_like(cosine, dtype=torch.bool)
         step.decision, step.state["crossed"] = crossed.flatten(), crossed | (cosine >= self.threshold)
-        guided = torch.addcmul(u, difference, torch.where(crossed, 1.0, self.guidance_scale))
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+        scale = torch.where(crossed, 1.0, self.guidance_scale)
+        guided = torch.addcmul(u, difference, scale)
+        return guided.to(cond.dtype), Measurement.of_scale(c, difference, scale)
+
+    def _in_own_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
+        """(x, b) with x the conditional prediction there and d b the difference, up to a factor common to both.
+
+        Not divided by b as `in_space` does: it is 0 for the noise of flow models at sigma 1.
+        """
+        a, b = step.to_space(self.space)
+        if isinstance(a, float) and isinstance(b, float):
+            return (cond, 1.0) if a == 0 else (torch.add(precise(latents), cond, alpha=b / a), b / a)
+        return torch.addcmul(precise(latents) * a, cond, torch.as_tensor(b, device=cond.device)), b

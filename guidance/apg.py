@@ -83,20 +83,20 @@ class AdaptiveProjectedGuidance(Guidance):
         """Algorithm 1, in its order: momentum, norm cap, projection, combination. On tensors, where it is cheapest."""
         c = precise(cond)
         difference = c - precise(uncond)
-        x, b = self.in_space(c, latents, step)
+        _, b = step.to_space(self.space)
         m = self._with_momentum(difference, b, step)
-        scale = self.guidance_scale - 1
-        shrink: Tensor | float = 1.0
-        cap = self._cap(math.prod(c.shape[1:]))
-        if cap:
-            norm = inner(m, m).sqrt() * abs(b)
-            shrink = (cap / norm).clamp(max=1)
-            guided = torch.addcmul(c, m, shrink, value=scale)
-        else:
-            guided = torch.add(c, m, alpha=scale)
+        scale, cap = self.guidance_scale - 1, self._cap(math.prod(c.shape[1:]))
+        shrink = inner(m, m).rsqrt().mul_(cap / abs(b)).clamp_(max=1) if cap else None
+        update = m
         if self.eta != 1:
-            parallel = ratio(inner(m, x), inner(x, x)) * shrink
-            guided.addcmul_(x, parallel, value=-scale * (1 - self.eta))
+            x, _ = self.in_space(c, latents, step)
+            parallel = ratio(inner(m, x), inner(x, x))
+            update = torch.addcmul(m, x, parallel, value=self.eta - 1, out=None if x is c else x)
+        out = None if update is m else update
+        if shrink is None:
+            guided = torch.add(c, update, alpha=scale, out=out)
+        else:
+            guided = torch.addcmul(c, update, shrink, value=scale, out=out)
         return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
 
     def _with_momentum(self, difference: Tensor, b: Scalar, step: Step) -> Tensor:

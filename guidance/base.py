@@ -15,15 +15,20 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from . import saving
 from .basis import Basis, Combination, Scalar
 from .step import Step
 from .tensors import precise
 from .trace import Measurement
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class Guidance:
 
     space: ClassVar[str] = "prediction"
     """Where `combine` works: "prediction" (as the model outputs it), "denoised" (x0) or "noise" (epsilon)."""
+
+    interruptible: ClassVar[bool] = True
+    """Whether steps may be left out between those in which the rule acts."""
 
     def __init__(self, guidance_scale: float = 7.5):
         self.guidance_scale = finite("guidance_scale", guidance_scale)
@@ -112,6 +120,18 @@ class Guidance:
     def acts_after_step(self) -> bool:
         """Whether `after_step` does anything."""
         return type(self).after_step is not Guidance.after_step
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the rule and its options to `folder`, as JSON. ValueError: one of them is a function."""
+        saving.save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The rule that `save_pretrained` wrote. ValueError: it is not there, is damaged, or is another rule."""
+        rule = saving.load(folder)
+        if not isinstance(rule, cls):
+            raise ValueError(f"{str(folder)!r} holds a {type(rule).__name__}, not a {cls.__name__}")
+        return rule
 
     def with_scale(self, guidance_scale: float) -> Guidance:
         """The same rule at another scale."""

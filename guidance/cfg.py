@@ -5,10 +5,13 @@ Guidance rescale: Lin et al., arXiv 2305.08891, Section 3.4, published with phi 
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .base import Guidance, finite
 from .step import Step
+from .tensors import inner, precise, ratio
 from .trace import Measurement
 
 
@@ -36,9 +39,23 @@ class ClassifierFreeGuidance(Guidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """On tensors rather than on coefficients: the pipelines' own expression in their own dtype, bit for bit."""
         difference = cond - uncond
-        guided = uncond + self.guidance_scale * difference
+        guided = (self.guidance_scale * difference).add_(uncond)
+        measured = Measurement.of_scale(cond, difference, self.guidance_scale)
         if self.guidance_rescale:
-            dims = tuple(range(1, cond.ndim))
-            matched = guided * (cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True))
-            guided = self.guidance_rescale * matched + (1 - self.guidance_rescale) * guided
-        return guided, Measurement.of_tensors(cond, difference, guided)
+            guided = rescaled(guided, cond, self.guidance_rescale)
+            measured = measured.corrected(guided)
+        return guided, measured
+
+
+def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
+    """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is."""
+    g = precise(guided)
+    factor = phi * ratio(_variance(precise(cond)), _variance(g)).sqrt() + (1 - phi)
+    return (g * factor).to(guided.dtype)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """(B, 1, ...): the variance of each sample, by sums, which are several times as fast as `torch.var` on a CPU."""
+    numel = math.prod(x.shape[1:])
+    mean = x.mean(tuple(range(1, x.ndim)), keepdim=True)
+    return (inner(x, x) / numel - mean * mean).clamp(min=0)

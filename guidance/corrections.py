@@ -1,4 +1,4 @@
-"""Corrections: what some pipelines do to the guided prediction on their own account, as modifiers around any rule.
+"""Corrections of the length of the guided prediction: what some pipelines do to it on their own account, and EP-CFG.
 
 Under a rule the pipeline's own correction acts on a prediction that is already guided and equals both of its inputs,
 so it does nothing; put around the rule here, it does what the pipeline would have done.
@@ -6,42 +6,124 @@ so it does nothing; put around the rule here, it does what the pipeline would ha
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from .base import Guidance
+from .base import Guidance, finite
+from .modifiers import Correction
 from .step import Step
-from .trace import Measurement
+from .tensors import inner, precise
+from .thresholding import quantile
 
 
-class NormMatching(Guidance):
-    """The guided prediction brought back to the norm of the conditional one, as Qwen-Image does after its CFG.
+class NormMatching(Correction):
+    """The guided prediction brought to the norm of the conditional one, token by token; prediction space.
 
-    `NormMatching(ClassifierFreeGuidance(4.0))` is Qwen-Image's native guidance.
+    `NormMatching(ClassifierFreeGuidance(4.0))` is the native guidance of Qwen-Image and Lumina-Image-2.0.
 
     Args:
         rule: the rule that is corrected.
-        dim: the dimension over which norms are taken; -1 (default), the channels of a token, as Qwen-Image has it.
+        dim: the dimension over which norms are taken; -1 (default), the channels of a token, as Qwen-Image has it
+            (Lumina's latents are images, where it is the width).
 
     Raises:
-        ValueError: `rule` is not a Guidance.
+        ValueError: `rule` is not a Guidance, or has this correction already.
     """
 
+    order = 20
+
     def __init__(self, rule: Guidance, dim: int = -1):
-        if not isinstance(rule, Guidance):
-            raise ValueError(f"NormMatching goes around a rule, not around {rule!r}")
-        super().__init__(rule.guidance_scale)
-        self.rule, self.dim = rule, dim
+        super().__init__(rule)
+        self.dim = dim
 
-    def needs_uncond(self, step: Step) -> bool:
-        """As the rule inside."""
-        return self.rule.needs_uncond(step)
+    def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """The pipelines' own expression in their own dtype, bit for bit."""
+        if guided is cond:
+            return guided
+        return guided * _factor(cond.norm(dim=self.dim, keepdim=True), guided.norm(dim=self.dim, keepdim=True))
 
-    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
-        """The rule inside, then one factor per token."""
-        guided, _ = self.rule.guide(cond, uncond, latents, step)
-        guided = guided * (cond.norm(dim=self.dim, keepdim=True) / guided.norm(dim=self.dim, keepdim=True))
-        return guided, Measurement.of_tensors(cond, cond - uncond, guided)
 
-    def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
-        """As the rule inside."""
-        return self.rule.guide_cond(cond, latents, step)
+class Renorm(Correction):
+    """The norm of the guided prediction at most `limit` times that of the conditional one; prediction space.
+
+    What diffusers' Z-Image pipelines call `cfg_normalization`, and Lumina's own sampler `renorm_cfg`. Token by token,
+    with dim=-1, it is the `enable_cfg_renorm` of LongCat-Image.
+
+    Args:
+        rule: the rule that is corrected.
+        limit: above 0. Default 1 (Lumina's sampler).
+        dim: the dimension over which norms are taken; None (default): all but the first.
+
+    Raises:
+        ValueError: `rule` is not a Guidance, or has this correction already, or `limit` is not a number above 0.
+    """
+
+    order = 30
+
+    def __init__(self, rule: Guidance, limit: float = 1.0, dim: int | None = None):
+        super().__init__(rule)
+        self.limit, self.dim = finite("limit", limit), dim
+        if self.limit <= 0:
+            raise ValueError(f"limit must be above 0, not {limit!r}")
+
+    def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """One factor per sample or token."""
+        if guided is cond and self.limit >= 1:
+            return guided
+        g = precise(guided)
+        factor = _factor(self.limit * self._norm(precise(cond)), self._norm(g)).clamp(max=1)
+        return (g * factor).to(guided.dtype)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return inner(x, x).sqrt() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
+
+
+class EnergyPreserving(Correction):
+    """The guided prediction at the energy of the conditional one: EP-CFG, Zhang et al., arXiv 2412.09966.
+
+    Denoised space, per sample, over all dimensions but the first, x0 of the guided and x0_c of the conditional
+    prediction:
+
+        x0 <- x0 (E(x0_c) / E(x0))^(1/2),  E(x) = |x|^2
+
+    Args:
+        rule: the rule that is corrected.
+        percentiles: (low, high), 0 <= low < high <= 100, for the paper's robust variant, whose energy is that of the
+            elements between these two percentiles alone; (45, 55) in a port that cites the paper. Default None: the
+            energy of all elements.
+
+    Raises:
+        ValueError: `rule` is not a Guidance, or has this correction already, or percentiles are not in order.
+    """
+
+    order = 40
+    space = "denoised"
+
+    def __init__(self, rule: Guidance, percentiles: tuple[float, float] | None = None):
+        super().__init__(rule)
+        if percentiles is not None:
+            low, high = percentiles
+            if not 0 <= low < high <= 100:
+                raise ValueError(f"percentiles must be 0 <= low < high <= 100, not {percentiles!r}")
+        self.percentiles = percentiles
+
+    def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """One factor per sample on x0; in the prediction, what that adds to x0, in units of b."""
+        if guided is cond:
+            return guided
+        g = precise(guided)
+        x, _ = self.in_space(g, latents, step)
+        own, _ = self.in_space(precise(cond), latents, step)
+        factor = _factor(self._energy(own), self._energy(x)).sqrt()
+        return torch.addcmul(g, x, factor - 1).to(guided.dtype)
+
+    def _energy(self, x: Tensor) -> Tensor:
+        if self.percentiles is None:
+            return inner(x, x)
+        low, high = (quantile(x, percentile / 100) for percentile in self.percentiles)
+        return inner(x, torch.where((x >= low) & (x <= high), x, 0.0))
+
+
+def _factor(wanted: Tensor, norm: Tensor) -> Tensor:
+    """wanted / norm; 1 where the norm is 0, since no factor changes a zero."""
+    return torch.where(norm > 0, wanted / norm, 1.0)

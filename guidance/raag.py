@@ -65,4 +65,4 @@ class RatioAwareAdaptiveGuidance(Guidance):
         rho = ratio(inner(difference, difference), inner(u, u)).sqrt()
         scale = (-self.alpha * rho).exp() * (self.guidance_scale - 1) + 1
         guided = torch.addcmul(u, difference, scale)
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+        return guided.to(cond.dtype), Measurement.of_scale(c, difference, scale)

@@ -23,6 +23,7 @@ class Step:
     prediction: "epsilon", "v_prediction", "sample" or "flow".
     denoised: (a, b) with x0 = a z + b prediction, and noise: (p, q) with eps = p z + q prediction, z being the model
     input in the training parametrisation. None where the scheduler gives no such numbers.
+    model, scheduler: the name of the model, as it was loaded, and of the scheduler's class; "" where nobody says.
     state: empty at the start of each call of the pipeline; what a rule remembers between steps lives here, not on it.
 
     decision, measured: for the trace, set by a rule. What it did, as one word for all samples or as (B,) booleans that
@@ -38,6 +39,8 @@ class Step:
     denoised: tuple[Scalar, Scalar] | None = None
     noise: tuple[Scalar, Scalar] | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    scheduler: str = ""
     decision: str | Tensor | None = None
     measured: Measurement | None = None
 

@@ -2,145 +2,80 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
 
-import torch
-from torch import Tensor
-
-from .basis import Basis, Combination, Scalar
+from .measurement import Measurement
+from .records import Readings, TraceRecord
 from .step import Step
-from .tensors import precise
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-class Measurement:
-    """What a step's guided prediction says of it, in the prediction space: taken when `numbers` asks, and only then.
+__all__ = ["Measurement", "Trace", "TraceRecord"]
 
-    guided: makes the combination, over a basis that has "cond" and "difference" (cond - uncond).
-    """
-
-    def __init__(self, guided: Callable[[], Combination]):
-        self._guided = guided
-
-    @classmethod
-    def of_tensors(cls, cond: Tensor, difference: Tensor, guided: Tensor) -> Measurement:
-        """From tensors (B, ...), for rules on tensors."""
-
-        def combination() -> Combination:
-            # guided - cond is a tensor of its own, since |g|^2 - 2<g,c> + |c|^2 cancels
-            basis = Basis(cond=cond, difference=difference, update=precise(guided) - precise(cond))
-            return basis["cond"] + basis["update"]
-
-        return cls(combination)
-
-    def numbers(self) -> dict[str, Tensor]:
-        """Inner products, (B,) each, of c = cond, d = cond - uncond, g = guided; "update" is |g - c|^2."""
-        guided = self._guided()
-        basis = guided.basis
-        cond, difference = basis["cond"], basis["difference"]
-        update = guided - cond
-        return {
-            "cc": cond.dot(cond),
-            "cd": cond.dot(difference),
-            "dd": difference.dot(difference),
-            "gd": guided.dot(difference),
-            "update": update.dot(update),
-        }
-
-
-@dataclass(frozen=True)
-class TraceRecord:
-    """One guided evaluation, as `guided.trace[i]`. What is measured per sample is a tensor (B,), float32 on the CPU.
-
-    A step whose unconditional evaluation was left out has NaN for what needs it, and an effective scale of 1.
-    """
-
-    index: int
-    evaluations: int
-    """Evaluations of the denoiser per image at this step: 2, or 1 where the unconditional one was left out."""
-    _timestep: Scalar
-    _sigma: Scalar | None
-    _measured: dict[str, Tensor] | None
-    _samples: int
-    _decision: str | Tensor
-
-    @property
-    def timestep(self) -> float:
-        """What the model was given as its timestep."""
-        return float(self._timestep)
-
-    @property
-    def sigma(self) -> float | None:
-        """The scheduler's noise level, or None where it states none."""
-        return None if self._sigma is None else float(self._sigma)
-
-    @property
-    def decision(self) -> list[str]:
-        """What was done for each sample: "guided", "conditional" (the conditional prediction alone), or a word of the
-        rule's own, such as "estimated" for an unconditional prediction that was not evaluated.
-        """
-        if isinstance(self._decision, str):
-            return [self._decision] * self._samples
-        return ["conditional" if alone else "guided" for alone in self._decision.tolist()]
-
-    @property
-    def cosine(self) -> Tensor:
-        """(B,): cosine between conditional and unconditional prediction."""
-        m = self._read()
-        return (m["cc"] - m["cd"]) / (m["cc"] * _uncond_square(m)).sqrt()
-
-    @property
-    def ratio(self) -> Tensor:
-        """(B,): |cond - uncond| / |uncond|."""
-        m = self._read()
-        return (m["dd"] / _uncond_square(m)).sqrt()
-
-    @property
-    def difference_norm(self) -> Tensor:
-        """(B,): |cond - uncond|, L2."""
-        return self._read()["dd"].sqrt()
-
-    @property
-    def update_norm(self) -> Tensor:
-        """(B,): |guided - cond|, L2: how far the rule moved the conditional prediction."""
-        return self._read()["update"].clamp(min=0).sqrt()
-
-    @property
-    def effective_scale(self) -> Tensor:
-        """(B,): <guided - uncond, d> / |d|^2, the scale at which plain guidance moves as far along d."""
-        if self._measured is None:
-            return torch.ones(self._samples)
-        m = self._read()
-        return (m["gd"] - m["cd"] + m["dd"]) / m["dd"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, for JSON; None for what is not finite, or was not measured."""
-        measured = ("cosine", "ratio", "difference_norm", "update_norm", "effective_scale")
-        scalars = {name: getattr(self, name) for name in ("index", "timestep", "sigma", "evaluations", "decision")}
-        return scalars | {name: [_plain(x) for x in getattr(self, name).tolist()] for name in measured}
-
-    def _read(self) -> dict[str, Tensor]:
-        if self._measured is None:
-            nothing = torch.full((self._samples,), torch.nan)
-            return dict.fromkeys(("cc", "cd", "dd", "gd", "update"), nothing)
-        return {name: value.detach().float().cpu() for name, value in self._measured.items()}
+VERSION = 1
 
 
 class Trace(Sequence[TraceRecord]):
-    """The records of one call of a pipeline, in order."""
+    """The records of one call of a pipeline, in order.
 
-    def __init__(self) -> None:
+    What they measure stays on the device, a few numbers per step and sample, until any of it is looked at; all of it is
+    then read at once. rule: the rule, as text; "" where nobody says.
+    """
+
+    def __init__(self, rule: str = "") -> None:
+        self.rule = rule
         self._records: list[TraceRecord] = []
+        self._readings = Readings()
 
     def append(self, step: Step, evaluations: int, samples: int, measured: Measurement | None) -> None:
         """Add the record of one guided evaluation of `samples` images; None where the rule had one prediction only."""
         measured = measured or step.measured
-        decision = step.decision or ("conditional" if measured is None else "guided")
-        numbers = None if measured is None else measured.numbers()
-        record = TraceRecord(step.index, evaluations, step.timestep, step.sigma, numbers, samples, decision)
-        self._records.append(record)
+        decision = step.decision
+        if decision is None:
+            decision = "conditional" if measured is None else "guided"
+        values = {"timestep": step.timestep, "sigma": step.sigma, "decision": decision}
+        values |= {} if measured is None else measured.numbers()
+        self._readings.add(values)
+        self._records.append(TraceRecord(step.index, evaluations, samples, values, self._readings))
+
+    def of_sample(self, k: int) -> Trace:
+        """The trace of the k-th image alone, counted from 0; IndexError if there are not so many."""
+        trace = Trace(self.rule)
+        for record in self._records:
+            if not 0 <= k < record.samples:
+                raise IndexError(f"there is no sample {k} among {record.samples}")
+            trace._records.append(replace(record, samples=1, _sample=k))
+        return trace
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object: "version" (1), "rule", "evaluations" (per image, over the whole call), and "steps", a list.
+
+        Each step has index, timestep, sigma, evaluations, and lists with one entry per image: decision, cosine, ratio,
+        difference_norm, update_norm, effective_scale. What is not finite, or was not measured, is None.
+        """
+        steps = [record.to_dict() for record in self._records]
+        return {"version": VERSION, "rule": self.rule, "evaluations": self.evaluations, "steps": steps}
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict` as text; None is written as null. indent: spaces per level. Default None, one line."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def plot(self) -> Figure:
+        """Cosine, ratio, norms and effective scale against the step, as a matplotlib Figure.
+
+        Up to 8 images have a line each; of more, the mean and the range from the 10th to the 90th percentile are drawn.
+
+        Raises:
+            ImportError: matplotlib is not installed (the extra `plot`).
+            ValueError: the trace has no records.
+        """
+        from .plot import plot_trace
+
+        return plot_trace(self)
 
     @overload
     def __getitem__(self, index: int) -> TraceRecord: ...
@@ -162,12 +97,3 @@ class Trace(Sequence[TraceRecord]):
 
     def __repr__(self) -> str:
         return f"Trace({len(self)} steps, {self.evaluations} evaluations per image)"
-
-
-def _uncond_square(m: dict[str, Tensor]) -> Tensor:
-    return (m["cc"] - 2 * m["cd"] + m["dd"]).clamp(min=0)
-
-
-def _plain(value: float) -> float | None:
-    """A number as JSON has it: None for what is not finite."""
-    return value if math.isfinite(value) else None

@@ -3,7 +3,25 @@
 import torch
 from torch import Tensor
 
-from diffguide.guidance import Step
+from diffguide.guidance import (
+    AdaptiveGuidance,
+    AdaptiveProjectedGuidance,
+    BetaClassifierFreeGuidance,
+    ClassifierFreeGuidance,
+    ClassifierFreeZeroStarGuidance,
+    DynamicThresholding,
+    EnergyPreserving,
+    FrequencyDecoupledGuidance,
+    Interval,
+    NormMatching,
+    RatioAwareAdaptiveGuidance,
+    ReflectingWall,
+    Renorm,
+    Rescale,
+    Scheduled,
+    Step,
+    TangentialClassifierFreeGuidance,
+)
 
 SHAPES = [(2, 4, 8, 8), (3, 16, 32), (2, 4, 3, 5, 7)]  # image, tokens, video
 
@@ -29,3 +47,25 @@ def step(prediction: str = "epsilon", index: int = 0, state: dict | None = None,
     denoised, noise = maps[prediction]
     state = {} if state is None else state
     return Step(index, 4, 500.0, torch.tensor(sigma), prediction, denoised, noise, state)
+
+
+RULES = [
+    ClassifierFreeGuidance(7.5),
+    ClassifierFreeGuidance(7.5, guidance_rescale=0.7),
+    AdaptiveProjectedGuidance(7.5),
+    RatioAwareAdaptiveGuidance(7.5),
+    AdaptiveGuidance(7.5, threshold=0.9),
+    AdaptiveGuidance(7.5, threshold=0.9, space="denoised"),
+    ClassifierFreeZeroStarGuidance(7.5),
+    TangentialClassifierFreeGuidance(7.5),
+    FrequencyDecoupledGuidance(7.5),
+    BetaClassifierFreeGuidance(7.5),
+    Interval(AdaptiveProjectedGuidance(7.5), start=0.1),
+    Scheduled(RatioAwareAdaptiveGuidance(7.5), "cosine"),
+    Rescale(AdaptiveProjectedGuidance(7.5)),
+    NormMatching(AdaptiveProjectedGuidance(7.5)),
+    Renorm(ClassifierFreeGuidance(7.5)),
+    EnergyPreserving(ClassifierFreeGuidance(7.5)),
+    DynamicThresholding(ClassifierFreeGuidance(7.5)),
+    ReflectingWall(ClassifierFreeGuidance(7.5)),
+]

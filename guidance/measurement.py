@@ -1,0 +1,91 @@
+"""What the trace keeps of one guided prediction: a few inner products, taken on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .basis import Combination
+from .tensors import inner, precise
+
+
+class Measurement:
+    """What a step's guided prediction says of it, in the prediction space: taken when `numbers` asks, and only then.
+
+    guided: makes the combination, over a basis that has "cond" and "difference" (cond - uncond).
+    """
+
+    def __init__(self, guided: Callable[[], Combination]):
+        self._guided = guided
+
+    @classmethod
+    def of_tensors(cls, cond: Tensor, difference: Tensor, guided: Tensor) -> Measurement:
+        """From tensors (B, ...), for rules on tensors."""
+        return _OfTensors(cond, difference, guided)
+
+    @classmethod
+    def of_scale(cls, cond: Tensor, difference: Tensor, scale: Tensor | float) -> Measurement:
+        """For guided = uncond + scale difference, which costs less to measure. scale: a number, or (B, 1, ...)."""
+        return _OfScale(cond, difference, scale)
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Inner products, (B,) each, of c = cond, d = cond - uncond, g = guided; "update" is |g - c|^2."""
+        cond, difference, move = self._vectors()
+        return {
+            "cc": cond.dot(cond),
+            "cd": cond.dot(difference),
+            "dd": difference.dot(difference),
+            "gd": cond.dot(difference) + move.dot(difference),
+            "update": move.dot(move),
+        }
+
+    def corrected(self, guided: Tensor) -> Measurement:
+        """That of another guided prediction (B, ...) from the same two."""
+        cond, difference, _ = self._vectors()
+        return _OfTensors(cond.tensor(), difference.tensor(), guided)
+
+    def _vectors(self) -> tuple[Combination, Combination, Combination]:
+        guided = self._guided()
+        cond = guided.basis["cond"]
+        return cond, guided.basis["difference"], guided - cond
+
+
+class _OfTensors(Measurement):
+    """g - c is a tensor of its own, since |g|^2 - 2<g,c> + |c|^2 cancels."""
+
+    def __init__(self, cond: Tensor, difference: Tensor, guided: Tensor):
+        self.cond, self.difference, self.guided = cond, difference, guided
+
+    def numbers(self) -> dict[str, Tensor]:
+        cond, difference = precise(self.cond), precise(self.difference)
+        move = precise(self.guided) - cond
+        numbers = _products(cond, difference)
+        numbers |= {"gd": numbers["cd"] + inner(move, difference).flatten(), "update": inner(move, move).flatten()}
+        return numbers
+
+    def corrected(self, guided: Tensor) -> Measurement:
+        return _OfTensors(self.cond, self.difference, guided)
+
+
+class _OfScale(Measurement):
+    """g - c is a multiple of d."""
+
+    def __init__(self, cond: Tensor, difference: Tensor, scale: Tensor | float):
+        self.cond, self.difference, self.scale = cond, difference, scale
+
+    def numbers(self) -> dict[str, Tensor]:
+        cond, difference = precise(self.cond), precise(self.difference)
+        numbers, extra = _products(cond, difference), self.scale - 1
+        extra = extra.flatten() if isinstance(extra, Tensor) else extra
+        along = extra * numbers["dd"]
+        numbers |= {"gd": numbers["cd"] + along, "update": extra * along}
+        return numbers
+
+    def corrected(self, guided: Tensor) -> Measurement:
+        return _OfTensors(self.cond, self.difference, guided)
+
+
+def _products(cond: Tensor, difference: Tensor) -> dict[str, Tensor]:
+    pairs = {"cc": (cond, cond), "cd": (cond, difference), "dd": (difference, difference)}
+    return {name: inner(*pair).flatten() for name, pair in pairs.items()}

@@ -1,0 +1,198 @@
+"""Composition by stage: **when** (schedule, interval), **combine** (the rule), **correct** (rescale, ...).
+
+A modifier goes around a rule, or around a rule with modifiers already; in whatever order they are written, they act in
+the order of their stages: `Rescale(Interval(rule))` and `Interval(Rescale(rule))` are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Guidance
+from .cfg import rescaled
+from .step import Step
+from .trace import Measurement
+
+
+class Modifier(Guidance):
+    """What surrounds a rule and leaves its formula as it is. `guidance_scale` is that of the rule.
+
+    Args:
+        rule: the rule that is modified, or such a rule with modifiers of its own.
+
+    Raises:
+        ValueError: `rule` is not a Guidance, or has a modifier of this kind already, or cannot be modified so.
+    """
+
+    order: ClassVar[int]
+    """The place among the modifiers, lowest first; below 0 before the rule, from 0 after it."""
+
+    def __init__(self, rule: Guidance):
+        if not isinstance(rule, Guidance):
+            raise ValueError(f"{type(self).__name__} goes around a rule, not around {rule!r}")
+        inner = rule.modifiers if isinstance(rule, Modifier) else []
+        if any(type(other) is type(self) for other in inner):
+            raise ValueError(f"{rule!r} has a {type(self).__name__} already; one is enough")
+        self.rule = rule
+
+    @property
+    def modifiers(self) -> list[Modifier]:
+        """This modifier and those inside it, in the order in which they act."""
+        inner = self.rule.modifiers if isinstance(self.rule, Modifier) else []
+        return sorted([self, *inner], key=lambda modifier: modifier.order)
+
+    @property
+    def core(self) -> Guidance:
+        """The rule without its modifiers."""
+        return self.rule.core if isinstance(self.rule, Modifier) else self.rule
+
+    @property
+    def guidance_scale(self) -> float:  # type: ignore[override]
+        """That of the rule."""
+        return self.rule.guidance_scale
+
+    @property
+    def acts_after_step(self) -> bool:
+        """As the rule."""
+        return self.rule.acts_after_step
+
+    def with_scale(self, guidance_scale: float) -> Guidance:
+        """The same modifier around the same rule at another scale."""
+        other = copy.copy(self)
+        other.rule = self.rule.with_scale(guidance_scale)
+        return other
+
+    def active(self, step: Step) -> bool:
+        """Whether the rule acts at this step; where not, it is conditional, without an unconditional evaluation."""
+        return True
+
+    def scale(self, guidance_scale: float, step: Step) -> float:
+        """The scale of the rule at this step, given the one it would have."""
+        return guidance_scale
+
+    def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """What becomes of a guided prediction (B, ...), in the prediction space."""
+        return guided
+
+    def needs_uncond(self, step: Step) -> bool:
+        """As the rule at the scale of this step; not where a modifier leaves it out."""
+        return all(modifier.active(step) for modifier in self.modifiers) and self._at(step).needs_uncond(step)
+
+    def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
+        """The rule at the scale of this step, then the corrections."""
+        guided, measured = self._at(step).guide(cond, uncond, latents, step)
+        corrected = self._corrected(guided, cond, latents, step)
+        return corrected, measured if corrected is guided else Measurement.of_tensors(cond, cond - uncond, corrected)
+
+    def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """The conditional prediction where a modifier leaves the rule out, else what the rule makes of it."""
+        inside = all(modifier.active(step) for modifier in self.modifiers)
+        guided = self._at(step).guide_cond(cond, latents, step) if inside else cond
+        return self._corrected(guided, cond, latents, step)
+
+    def after_step(self, latents: Tensor, step: Step) -> Tensor:
+        """As the rule."""
+        return self._at(step).after_step(latents, step)
+
+    def _at(self, step: Step) -> Guidance:
+        """The rule without modifiers at the scale of this step."""
+        core = self.core
+        scale = core.guidance_scale
+        for modifier in self.modifiers:
+            scale = modifier.scale(scale, step)
+        return core if scale == core.guidance_scale else core.with_scale(scale)
+
+    def _corrected(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        if step.decision == "zeroed":
+            return guided  # a velocity of zero is a standstill, not a prediction to correct
+        for modifier in self.modifiers:
+            guided = modifier.correct(guided, cond, latents, step)
+        return guided
+
+
+class Interval(Modifier):
+    """The rule inside an interval of sampling, the conditional prediction alone outside, where it costs one evaluation.
+
+    Kynkaanniemi et al., arXiv 2404.07724: guidance in the middle noise levels only. Evaluation i of n counts as inside
+    when start <= i / n < stop.
+
+    Args:
+        rule: the rule.
+        start: share of the evaluations before which the rule is off, in [0, 1). Default 0.
+        stop: share of the evaluations from which it is off again, in (start, 1]. Default 1.
+        low: the noise level (sigma as in the trace) down to which, exclusive, the rule is on; the paper's interval is
+            (low, high] in sigma: 0.28 to 5.42 for SDXL. Default None: no limit.
+        high: the noise level up to which, inclusive, it is on. Default None: no limit.
+
+    A limit on the noise level reads it from the device where the scheduler keeps it there.
+
+    Raises:
+        ValueError: also for an empty interval, or a step whose scheduler states no noise level.
+    """
+
+    order = -20
+
+    def __init__(
+        self,
+        rule: Guidance,
+        start: float = 0.0,
+        stop: float = 1.0,
+        low: float | None = None,
+        high: float | None = None,
+    ):
+        super().__init__(rule)
+        if not self.core.interruptible:
+            raise ValueError(
+                f"{type(self.core).__name__} needs every step to go on from, so that it cannot stand inside an interval"
+            )
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"an interval of noise levels needs low < high, not low={low!r}, high={high!r}")
+        self.start, self.stop, self.low, self.high = start, stop, low, high
+
+    def active(self, step: Step) -> bool:
+        """Whether this step lies inside."""
+        if not self.start <= step.index / step.total < self.stop:
+            return False
+        if self.low is None and self.high is None:
+            return True
+        if step.sigma is None:
+            raise ValueError("this scheduler states no noise level: give the interval as start and stop")
+        sigma = float(step.sigma)
+        return (self.low is None or sigma > self.low) and (self.high is None or sigma <= self.high)
+
+
+class Correction(Modifier):
+    """A modifier that acts on the guided prediction; subclasses override `correct`."""
+
+
+class Rescale(Correction):
+    """A share of the guided prediction brought back to the standard deviation of the conditional one.
+
+    Lin et al., arXiv 2305.08891, Section 3.4. Around `ClassifierFreeGuidance` it is diffusers' `guidance_rescale`.
+
+    Args:
+        rule: the rule.
+        phi: the share, in [0, 1]; 0.7 (default) is the paper's.
+
+    Raises:
+        ValueError: also for a phi outside [0, 1].
+    """
+
+    order = 10
+
+    def __init__(self, rule: Guidance, phi: float = 0.7):
+        super().__init__(rule)
+        if not 0 <= phi <= 1:
+            raise ValueError(f"phi must be between 0 and 1, not {phi!r}")
+        if getattr(self.core, "guidance_rescale", 0.0):
+            raise ValueError(f"{self.core!r} is rescaled already: leave its guidance_rescale out")
+        self.phi = phi
+
+    def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """Equations 15 and 16 of the paper."""
+        return guided if guided is cond or not self.phi else rescaled(guided, cond, self.phi)

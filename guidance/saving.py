@@ -1,0 +1,77 @@
+"""A rule and its options as JSON, in a folder of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import Guidance
+
+FILE = "guidance_config.json"
+MAX_BYTES = 16 * 1024 * 1024
+
+
+def save(rule: Guidance, folder: str | Path) -> None:
+    """Write `rule` to `folder`, which is made where it is missing."""
+    text = json.dumps(to_config(rule), indent=1)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(folder, FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load(folder: str | Path) -> Guidance:
+    """The rule in `folder`. ValueError: there is none, or it is damaged."""
+    path = Path(folder, FILE)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"there is no rule in {str(folder)!r}: {FILE}: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    return from_config(config)
+
+
+def to_config(rule: Guidance) -> dict[str, Any]:
+    """The class and the options of a rule in plain values; those of a rule inside it, too."""
+    names = list(inspect.signature(type(rule)).parameters)
+    return {"_class_name": type(rule).__name__} | {name: _plain(rule, name, getattr(rule, name)) for name in names}
+
+
+def from_config(config: Any) -> Guidance:
+    """The rule that `to_config` describes; ValueError for any other content."""
+    from .base import Guidance
+
+    rules = import_module(__package__)
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+        raise ValueError("the description of a rule has no _class_name")
+    options = dict(config)
+    cls = getattr(rules, options.pop("_class_name"), None)
+    if not (inspect.isclass(cls) and issubclass(cls, Guidance)):
+        raise ValueError(f"diffguide has no rule named {config['_class_name']!r}")
+    unknown = options.keys() - inspect.signature(cls).parameters.keys()
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no option {min(unknown)!r}")
+    if "rule" in options:
+        options["rule"] = from_config(options["rule"])
+    if "coefficients" in options:
+        options["coefficients"] = rules.Coefficients.from_plain(options["coefficients"])
+    return cls(**options)
+
+
+def _plain(rule: Guidance, name: str, value: Any) -> Any:
+    from .base import Guidance
+    from .coefficients import Coefficients
+
+    if isinstance(value, Guidance):
+        return to_config(value)
+    if isinstance(value, Coefficients):
+        return asdict(value)
+    if callable(value):
+        raise ValueError(f"{name} of {type(rule).__name__} is a function, which cannot be written to a file")
+    return value

@@ -1,0 +1,117 @@
+"""What holds for every rule, on predictions that nobody chose."""
+
+import pytest
+import torch
+from cases import RULES, predictions, step
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diffguide.guidance import (
+    AdaptiveGuidance,
+    AdaptiveProjectedGuidance,
+    BetaClassifierFreeGuidance,
+    ClassifierFreeGuidance,
+    ClassifierFreeZeroStarGuidance,
+    FrequencyDecoupledGuidance,
+    Interval,
+    NormMatching,
+    RatioAwareAdaptiveGuidance,
+    Rescale,
+    Scheduled,
+    TangentialClassifierFreeGuidance,
+)
+
+KINDS = ["epsilon", "v_prediction", "sample", "flow"]
+SEEDS = st.integers(0, 2**31)
+SCALES = st.floats(-2, 20, allow_nan=False)
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(4, 9), st.integers(4, 9))
+few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+IDENTITIES = [
+    lambda w: AdaptiveProjectedGuidance(w, eta=1, norm_threshold=0, momentum=0),
+    lambda w: RatioAwareAdaptiveGuidance(w, alpha=0),
+    lambda w: AdaptiveGuidance(w, threshold=2.0),
+    lambda w: AdaptiveGuidance(w, threshold=2.0, space="denoised"),
+    lambda w: FrequencyDecoupledGuidance(w, low_scale=w),
+    lambda w: Rescale(ClassifierFreeGuidance(w), 0.0),
+    lambda w: Interval(ClassifierFreeGuidance(w)),
+    lambda w: Scheduled(ClassifierFreeGuidance(w), lambda progress: w),
+]
+
+
+@pytest.mark.parametrize("make", IDENTITIES)
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(seed=SEEDS, scale=SCALES, shape=SHAPES)
+def test_identity_settings_are_plain_guidance(make, kind, seed, scale, shape):
+    cond, uncond, latents = predictions(shape, seed)
+    guided, _ = make(scale).guide(cond, uncond, latents, step(kind, sigma=0.3 + seed % 7))
+    assert torch.allclose(guided, uncond + scale * (cond - uncond), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@few
+@given(seed=SEEDS, shape=SHAPES)
+def test_batch_of_n_is_n_batches_of_one(rule, seed, shape):
+    together, alone = {}, [{} for _ in range(shape[0])]
+    for index in (1, 2):
+        batch = predictions(shape, seed + index)
+        guided, _ = rule.guide(*batch, step("v_prediction", index, together))
+        for k in range(shape[0]):
+            single, _ = rule.guide(*(x[k : k + 1] for x in batch), step("v_prediction", index, alone[k]))
+            assert torch.allclose(guided[k : k + 1], single, rtol=1e-4, atol=1e-4)
+
+
+EQUIVARIANT = [
+    ClassifierFreeGuidance(6.0, guidance_rescale=0.7),
+    AdaptiveProjectedGuidance(6.0, norm_threshold=0),
+    RatioAwareAdaptiveGuidance(6.0),
+    AdaptiveGuidance(6.0),
+    ClassifierFreeZeroStarGuidance(6.0),
+    TangentialClassifierFreeGuidance(6.0),
+    FrequencyDecoupledGuidance(6.0),
+    NormMatching(ClassifierFreeGuidance(6.0)),
+    BetaClassifierFreeGuidance(6.0, gamma=0.0),
+]
+
+
+@pytest.mark.parametrize("rule", EQUIVARIANT, ids=repr)
+@few
+@given(seed=SEEDS, factor=st.floats(0.01, 100))
+def test_what_is_twice_as_large_is_guided_twice_as_far(rule, seed, factor):
+    tensors = predictions((2, 4, 8, 8), seed)
+    here, there = step("v_prediction", 1), step("v_prediction", 1)
+    expected = factor * rule.guide(*tensors, here)[0]
+    scaled = rule.guide(*(factor * x for x in tensors), there)[0]
+    assert torch.allclose(scaled, expected, rtol=1e-3, atol=1e-4 * factor)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_identical_and_zero_predictions(rule, kind):
+    cond, _, latents = predictions((2, 4, 8, 8))
+    guided, _ = rule.guide(cond, cond.clone(), latents, step(kind, 1))
+    assert guided.isfinite().all()
+    nothing = torch.zeros_like(cond)
+    guided, _ = rule.guide(nothing, nothing.clone(), nothing.clone(), step(kind, 1))
+    assert torch.equal(guided, nothing)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_an_infinity_stays_in_its_sample(rule):
+    cond, uncond, latents = predictions((2, 4, 8, 8))
+    expected, _ = rule.guide(cond, uncond, latents, step(index=1))
+    broken = uncond.clone()
+    broken[0, 0, 0, 0] = torch.inf
+    guided, _ = rule.guide(cond, broken, latents, step(index=1))
+    assert torch.allclose(guided[1], expected[1])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_goes_in_and_out(rule, dtype):
+    tensors = predictions((2, 4, 8, 8), dtype=dtype)
+    guided, _ = rule.guide(*tensors, step(index=1))
+    precise, _ = rule.guide(*(x.float() for x in tensors), step(index=1))
+    assert guided.dtype == dtype
+    assert torch.allclose(guided.float(), precise, rtol=0.02, atol=0.05 * float(precise.abs().max()))

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from diffguide.guidance import (
+    AdaptiveGuidance,
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    Guidance,
+    Interval,
+    NormMatching,
+    RatioAwareAdaptiveGuidance,
+    Rescale,
+    Scheduled,
+)
+
+RULES = [
+    ClassifierFreeGuidance(3.0, guidance_rescale=0.5),
+    AdaptiveProjectedGuidance(8.0, eta=0.5, norm_threshold=2.0),
+    RatioAwareAdaptiveGuidance(8.0, alpha=3.0),
+    AdaptiveGuidance(6.0, threshold=0.9, space="denoised"),
+    Rescale(Interval(AdaptiveProjectedGuidance(8.0), 0.1, 0.9), 0.3),
+    NormMatching(Scheduled(ClassifierFreeGuidance(4.0), [1.0, 2.0]), dim=1),
+    Scheduled(ClassifierFreeGuidance(4.0), "cosine", end=2.0),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_round_trip(rule, tmp_path):
+    rule.save_pretrained(tmp_path / "rule")
+    again = Guidance.from_pretrained(tmp_path / "rule")
+    assert type(again) is type(rule)
+    assert repr(again) == repr(rule)
+
+
+def test_functions_cannot_be_written(tmp_path):
+    rule = Scheduled(ClassifierFreeGuidance(4.0), lambda progress: 3.0)
+    with pytest.raises(ValueError, match="schedule of Scheduled is a function"):
+        rule.save_pretrained(tmp_path / "rule")
+    assert not (tmp_path / "rule").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no rule in"),
+        ("{", "not JSON"),
+        ("[]", "no _class_name"),
+        ('{"_class_name": "Step"}', "no rule named 'Step'"),
+        ('{"_class_name": "ClassifierFreeGuidance", "scale": 2}', "no option 'scale'"),
+        ('{"_class_name": "ClassifierFreeGuidance", "guidance_scale": "x"}', "finite number"),
+        (json.dumps({"_class_name": "ClassifierFreeGuidance", "guidance_scale": 2.0}), "not a AdaptiveGuidance"),
+    ],
+)
+def test_mistakes_are_named(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "guidance_config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        AdaptiveGuidance.from_pretrained(tmp_path)
