@@ -4,12 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .guiders import as_guider
     from .handle import GuidanceCallback, guide
     from .loading import load_pipeline
 
-__all__ = ["GuidanceCallback", "guide", "load_pipeline"]
+__all__ = ["GuidanceCallback", "as_guider", "guide", "load_pipeline"]
 
-_HOMES = {"GuidanceCallback": ".handle", "guide": ".handle", "load_pipeline": ".loading"}
+_HOMES = {
+    "GuidanceCallback": ".handle",
+    "as_guider": ".guiders",
+    "guide": ".handle",
+    "load_pipeline": ".loading",
+}
 
 
 def __getattr__(name: str) -> Any:

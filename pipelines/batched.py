@@ -1,55 +1,152 @@
-"""Both predictions in one call of the denoiser, as two halves of a batch."""
+"""All predictions of a step in one call of the denoiser, as parts of a batch.
+
+Every part of the output becomes the guided result, so that whatever affine combination the pipeline makes of them, it
+gets exactly that. With a third prediction (InstructPix2Pix: text and image, image alone, neither) the rule acts on the
+text, between the first two, and the image keeps the pipeline's own scale s_I:
+
+    u + s_T (c - i) + s_I (i - u)  =  [i + s_T (c - i)] + (s_I - 1) (i - u)        the rule stands for the bracket
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .calls import Arguments, Call, prediction_of, replace, sample_of, take
+from diffguide.guidance import Step
+
+from .calls import Arguments, Call, predictions_of, sample_of, stacked, with_predictions
 from .errors import UserError
+from .halves import Halves
+from .regions import region, watch_latents
+
+ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond")}
 
 
 @dataclass
 class BatchedCall(Call):
-    """Both halves in one call of the denoiser."""
+    """All predictions of a step in one call. Lists hold one entry per output of the model that is a prediction."""
 
-    latents: Tensor | None = None
+    rows: int = 0
+    samples: list[Tensor] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     halved: bool = False
+    moved: list[Tensor] = field(default_factory=list)
+    count: int | None = None
+    restore: Any = None
+
+    def __post_init__(self) -> None:
+        if self.layout.tokens:
+            self.restore = watch_latents(self.pipe, lambda count: setattr(self, "count", count))
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """What the parts of the batch are, in order."""
+        if self.layout.third and self.arguments.get(self.layout.third[0]) is not None:
+            return self.layout.third[1]
+        return ORDERS[self.layout.calls]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Note the model input; leave the unconditional half out where the rule does not need it."""
-        sample = sample_of(args, kwargs)
-        rows = sample.shape[0]
-        if not getattr(self.pipe, "do_classifier_free_guidance", True) or rows % 2:
+        sample, parts = sample_of(args, kwargs), len(self.order)
+        rows = len(sample)
+        self.samples = []
+        if not getattr(self.pipe, "do_classifier_free_guidance", True):
+            self.moved = []
             if self.trace:
                 return None  # a cutoff callback of the user's own has ended guidance on the way
             raise UserError(self.inactive())
-        half = slice(rows // 2, None) if self.layout.calls == "uncond-first" else slice(0, rows // 2)
+        if self.rows and rows != self.rows:
+            return None
+        if rows % parts:
+            raise UserError(self.inactive())
+        self.rows = rows
         step = self.next_step(kwargs, args)
-        self.latents = sample[half]
-        self.halved = not self.rule.needs_uncond(step)
-        return (take(args, rows, half), take(kwargs, rows, half)) if self.halved else None
+        own = [self.state.setdefault(f"stream {name}", {}) for name in self.layout.streams]
+        self.steps = [step, *(replace(step, state=state) for state in own)]
+        self.samples = [stacked(each) for each in (sample, *(kwargs[name] for name in self.layout.streams))]
+        needed = [self.rule.needs_uncond(each) for each in self.steps]  # all of them: a rule may act on being asked
+        self.halved = not any(needed)
+        if not self.halved or self.layout.whole or parts > 2:
+            return None
+        return Halves(self.layout, rows, self.order.index("cond")).cut(_named(module, args), args, kwargs)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """The rule, on the channels that are latents; both halves of the output become its result."""
-        if self.latents is None:
-            return output
-        prediction = prediction_of(output)
-        width = min(self.latents.shape[1], prediction.shape[1])
-        latents, self.latents = self.latents[:, :width], None
+        """The rule, on what is latents of each prediction; every part of the output becomes its result."""
+        predictions = predictions_of(output)
+        if not self.samples:
+            if not self.layout.further_calls or not self.moved or len(predictions[0]) * len(self.order) != self.rows:
+                return output
+            # Compared with the conditional prediction, in whose place the pipeline has the guided one.
+            return with_predictions(output, [p + move for p, move in zip(predictions, self.moved)])
+        self.moved, answers = [], []
+        for sample, prediction, step in zip(self.samples, predictions, self.steps):
+            answers.append(self._guided(sample, prediction, step))
+        self.samples = []
+        return with_predictions(output, answers)
+
+    def _guided(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        """One output of the model with the rule's result in each of its parts."""
+        order = self.order
+        cut = len(prediction) < self.rows
+        whole = torch.cat([prediction] * len(order)) if cut else prediction
+        where = self._where(sample, prediction)
+        parts = dict(zip(order, whole[where].chunk(len(order))))
+        latents = parts["cond"] if self.layout.width == "all" else sample[where].chunk(len(order))[order.index("cond")]
+        cond, base = parts["cond"], parts.get("image", parts["uncond"])
+        measured = None
         if self.halved:
-            guided = self.rule.guide_cond(prediction[:, :width], latents, self.step)
-            self.trace.append(self.step, 1, len(guided), None)
-            prediction = torch.cat([prediction, prediction])
+            guided = self.rule.guide_cond(cond, latents, step)
         else:
-            first, second = prediction[:, :width].chunk(2)
-            cond, uncond = (second, first) if self.layout.calls == "uncond-first" else (first, second)
-            guided, measured = self.rule.guide(cond, uncond, latents, self.step)
-            self.trace.append(self.step, 2, len(guided), measured)
-        both = torch.cat([guided, guided])
-        if prediction.shape[1] > width:  # a learned variance follows the prediction
-            both = torch.cat([both, prediction[:, width:]], dim=1)
-        return replace(output, both)
+            guided, measured = self.rule.guide(cond, base, latents, step)
+        if self.layout.per_frame:
+            guided = cond + self._share_of_frames() * (guided - cond)
+        if "image" in parts:
+            guided = guided + (self.third_scale - 1) * (parts["image"] - parts["uncond"])
+        if step is self.steps[0]:
+            self.trace.append(step, 1 if cut else len(order), len(guided), measured)
+        if self.layout.further_calls:
+            moved = torch.zeros_like(whole[: len(guided)])
+            moved[where] = guided - cond
+            self.moved.append(moved)
+        answer = whole.clone()  # a rule may remember the predictions themselves
+        answer[where] = torch.cat([guided.to(answer.dtype)] * len(order))
+        return answer
+
+    def _where(self, sample: Tensor, prediction: Tensor) -> Any:
+        """The part of model input and prediction that is latents."""
+        layout, dim = self.layout, self.layout.channel_dim
+        where = region(self.pipe, layout, self.count)
+        if where is not ... or layout.width == "all":
+            return where
+        if layout.width == "shared":
+            shared = [slice(0, min(sizes)) for sizes in zip(sample.shape[1:], prediction.shape[1:])]
+            return (slice(None), *shared)
+        width = prediction.shape[dim] // 2 if layout.width == "half" else layout.width
+        return (*[slice(None)] * dim, slice(0, width))
+
+    def _share_of_frames(self) -> Tensor:
+        """How much of the rule's move each frame gets: linear in its scale, 0 at a scale of 1 and 1 at the largest."""
+        scales = self.pipe.guidance_scale - 1
+        return scales / scales[:, -1:]
+
+    @property
+    def third_scale(self) -> float:
+        """The pipeline's own scale of the image axis."""
+        name = self.layout.third_scale
+        default = inspect.signature(type(self.pipe).__call__).parameters[name].default
+        return self.arguments.get(name, default)
+
+    def abandon(self) -> None:
+        """Give the pipeline its own methods back."""
+        if self.restore is not None:
+            self.restore()
+            self.restore = None
+
+
+def _named(module: nn.Module, args: tuple[Any, ...]) -> list[str]:
+    """The names of arguments given by position."""
+    return list(inspect.signature(module.forward).parameters)[: len(args)]

@@ -8,27 +8,33 @@ which pipelines evaluate both predictions are its subclasses, in `batched` and `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from diffguide.guidance import Guidance, Step, Trace
 
 from .errors import UserError
 from .layouts import Layout
-from .parametrization import describe_step
+from .parametrization import as_numbers, describe_step, restated
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
 class Call:
-    """One call of a pipeline: the rule, its state, its trace, and the evaluation under way."""
+    """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way."""
 
     pipe: Any
     rule: Guidance
     layout: Layout
+    arguments: dict[str, Any] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
     state: dict[str, Any] = field(default_factory=dict)
     step: Step = field(default_factory=Step)
@@ -36,16 +42,20 @@ class Call:
 
     def next_step(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> Step:
         """Describe the evaluation that begins. The timestep is the scheduler's: some hand the model a scaled one."""
-        scheduler = self.pipe.scheduler
+        scheduler = getattr(self.pipe, self.layout.scheduler)
         timestep = getattr(self.pipe, "_current_timestep", None)
+        if scheduler.config.get("invert_sigmas"):
+            timestep = None  # Mochi states it the other way round than its scheduler
         if timestep is None and self.layout.scaled_timestep:
-            timestep = scheduler.timesteps[(scheduler.begin_index or 0) + self.index]
+            timestep = scheduler.timesteps[(getattr(scheduler, "begin_index", None) or 0) + self.index]
         elif timestep is None:
             timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         if isinstance(timestep, Tensor) and timestep.ndim:
             timestep = timestep.flatten()[0]
         total = getattr(self.pipe, "_num_timesteps", None) or len(scheduler.timesteps)
-        self.step = describe_step(scheduler, timestep, self.index, total, self.state)
+        step = restated(describe_step(scheduler, timestep, self.index, total, self.state), self.layout.predicts)
+        names = {"model": model_name(self.pipe), "scheduler": type(scheduler).__name__}
+        self.step = replace(as_numbers(step), **names)
         self.index += 1
         return self.step
 
@@ -65,34 +75,54 @@ class Call:
         )
 
 
-def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def model_name(pipe: Any) -> str:
+    """The last part of the name that a pipeline was loaded by; "" for one that was put together in memory."""
+    return Path(getattr(pipe, "name_or_path", None) or "").name
+
+
+def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The model input: the first argument, named `sample` in UNets and `hidden_states` in transformers."""
     if args:
         return args[0]
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else kwargs["sample"]
+    return next(kwargs[name] for name in ("hidden_states", "sample", "x") if name in kwargs)
 
 
-def take(value: Any, rows: int, half: slice) -> Any:
-    """`value` with every tensor in it that has `rows` rows cut down to `half` of them."""
-    if isinstance(value, Tensor):
-        return value[half] if value.ndim and value.shape[0] == rows else value
-    if isinstance(value, dict):
-        return {key: take(entry, rows, half) for key, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(take(entry, rows, half) for entry in value)
-    return value
+def predictions_of(output: Any) -> list[Any]:
+    """The predictions in what a denoiser returns, a tensor, a tuple or a ModelOutput; lists of tensors are stacked."""
+    whole = (output,) if isinstance(output, Tensor) else output if isinstance(output, tuple) else output.to_tuple()
+    return [stacked(entry) for entry in whole]
+
+
+def stacked(entry: Any) -> Any:
+    """A list with a tensor per row as one tensor; where an entry is itself a list, its last tensor is the latents."""
+    if not isinstance(entry, list):
+        return entry
+    return torch.stack([row[-1] if isinstance(row, list) else row for row in entry])
 
 
 def prediction_of(output: Any) -> Tensor:
-    """The prediction in what a denoiser returns: a tensor, a tuple or a ModelOutput."""
-    return output if isinstance(output, Tensor) else output[0]
+    """The first prediction in what a denoiser returns."""
+    return predictions_of(output)[0]
 
 
-def replace(output: Any, prediction: Tensor) -> Any:
-    """`output` with another prediction in it."""
+def with_predictions(output: Any, predictions: list[Tensor]) -> Any:
+    """`output` with other predictions in it."""
     if isinstance(output, Tensor):
-        return prediction
+        return predictions[0]
+    before = output if isinstance(output, tuple) else output.to_tuple()
+    listed = [list(new.unbind()) if isinstance(old, list) else new for old, new in zip(before, predictions)]
     if isinstance(output, tuple):
-        return (prediction, *output[1:])
-    first, *others = output.items()
-    return type(output)(**{first[0]: prediction}, **dict(others))
+        return (*listed, *output[len(listed) :])
+    return type(output)(**(dict(output) | dict(zip(output, listed))))
+
+
+def caller() -> Any:
+    """The pipeline whose `__call__` is the innermost under way, or None."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
+            owner = frame.f_locals["self"]
+            if isinstance(owner, DiffusionPipeline):
+                return owner
+        frame = frame.f_back
+    return None

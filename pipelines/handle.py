@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from diffguide.guidance import Guidance, Trace
+from diffguide.guidance import Trace
 
 from .batched import BatchedCall
-from .calls import Call
+from .calls import Call, caller
 from .errors import UserError
+from .guiders import GuiderRule, as_rule
+from .layouts import Layout
+from .probe import probe
+from .switching import switched_on
 from .table import layout_of
 from .two_calls import TwoCalls
 
 
-def guide(pipe: Any, rule: Guidance) -> GuidanceCallback:
+def guide(pipe: Any, rule: Any) -> GuidanceCallback:
     """Attach `rule` to a diffusers pipeline; from now on `pipe(...)` is guided by it, until `remove()`.
 
     Args:
         pipe: a loaded diffusers pipeline; its modules, its scheduler and its other users are left as they are.
-        rule: the rule, whose `guidance_scale` is the one that counts.
+        rule: a Guidance, or a guider of diffusers; its `guidance_scale` is the one that counts.
 
     Returns:
         A callable with the arguments of the pipeline. As a context manager it removes itself at the end of the block.
 
     Raises:
-        ValueError: no rule can act in this pipeline, a rule is attached to it already, or `rule` is not a Guidance.
+        ValueError: no rule can act in this pipeline, a rule is attached to it already, or `rule` is neither.
 
     Example::
 
         guided = guide(pipe, AdaptiveProjectedGuidance(guidance_scale=10.0))
         image = guided("red apple", num_inference_steps=25).images[0]
     """
+    if "guider" in getattr(pipe, "components", {}):
+        from .guiders_slot import SlotCallback
+
+        return SlotCallback(pipe, rule)
     return GuidanceCallback(pipe, rule)
 
 
 class GuidanceCallback:
     """The callback that acts inside a pipeline's steps; see `guide`."""
 
-    def __init__(self, pipe: Any, rule: Guidance):
+    def __init__(self, pipe: Any, rule: Any):
         if isinstance(pipe, GuidanceCallback) or hasattr(type(pipe), "_diffguide"):
             raise UserError("this pipeline has a rule already: set `guided.guidance`, or `guided.remove()` it first")
-        self.layout = layout_of(pipe)
+        self.layout = self._layout(pipe)
         self.guidance = rule
         self.pipe = pipe
         self._native = type(pipe)
@@ -57,15 +68,13 @@ class GuidanceCallback:
         pipe.__class__ = self._guided
 
     @property
-    def guidance(self) -> Guidance:
-        """The rule; assign another to swap it. What the old one remembered is not carried over."""
-        return self._guidance
+    def guidance(self) -> Any:
+        """The rule, as given; assign another to swap it. What the old one remembered is not carried over."""
+        return self._rule.guider if isinstance(self._rule, GuiderRule) else self._rule
 
     @guidance.setter
-    def guidance(self, rule: Guidance) -> None:
-        if not isinstance(rule, Guidance):
-            raise UserError(f"a rule is an instance of a Guidance class, not {rule!r}")
-        self._guidance = rule
+    def guidance(self, rule: Any) -> None:
+        self._rule = as_rule(rule)
 
     @property
     def trace(self) -> Trace:
@@ -89,6 +98,9 @@ class GuidanceCallback:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
+    def _layout(self, pipe: Any) -> Layout:
+        return layout_of(pipe)
+
     def _guided_class(self) -> type[Any]:
         """The pipeline's class under the same name, whose `__call__` runs inside this handle."""
         handle, native = self, self._native
@@ -99,15 +111,24 @@ class GuidanceCallback:
                 return native.__call__(pipe, *args, **kwargs)
             return handle._run(args, kwargs)
 
+        def reduce(pipe: Any, protocol: Any) -> Any:  # copy, deepcopy and pickle make a plain pipeline
+            return _blank, (native,), *native.__reduce_ex__(pipe, 4)[2:]
+
         names = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
-        return type(native.__name__, (native,), names | {"__call__": call, "_diffguide": True})
+        return type(native.__name__, (native,), names | {"__call__": call, "__reduce_ex__": reduce, "_diffguide": True})
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One guided call: hooks on the denoisers around the pipeline's own `__call__`, and nothing left behind."""
+        if self.layout.calls == "unknown":
+            self.layout = probe(self.pipe, self._native.__call__, self.layout, self._switch_on(args, kwargs))
         arguments = self._switch_on(args, kwargs)
         kind = TwoCalls if self.layout.calls == "two" else BatchedCall
-        call = kind(self.pipe, self.guidance, self.layout)
-        self._call, self._trace = call, call.trace
+        layout = replace(self.layout, whole=self.layout.whole or _cuts_the_batch(self.pipe, self.layout))
+        call = kind(self.pipe, self._rule, layout, arguments)
+        acting = self._rule.passes(call) if isinstance(self._rule, GuiderRule) else call
+        outer, self._call, self._trace = self._call, call, call.trace
+        self._trace.rule = repr(self.guidance)
+        before, after = self._only_in(call, acting.before), self._only_in(call, acting.after)
         # Hooks must not be traced into a compiled denoiser; importing the compiler just to say so would take seconds.
         hidden = torch.compiler.disable if "torch._dynamo" in sys.modules else lambda hook: hook
         hooks = []
@@ -115,51 +136,27 @@ class GuidanceCallback:
             for name in self.layout.denoisers:
                 denoiser = getattr(self.pipe, name, None)
                 if denoiser is not None:
-                    hooks.append(denoiser.register_forward_pre_hook(hidden(call.before), with_kwargs=True))
-                    hooks.append(denoiser.register_forward_hook(hidden(call.after), with_kwargs=True))
+                    hooks.append(denoiser.register_forward_pre_hook(hidden(before), with_kwargs=True))
+                    hooks.append(denoiser.register_forward_hook(hidden(after), with_kwargs=True))
             result = self._native.__call__(self.pipe, **arguments)
             call.finish()
             return result
         finally:
-            call.abandon()
-            self._call = None
+            acting.abandon()
+            self._call = outer
             for hook in hooks:
                 hook.remove()
 
+    def _only_in(self, call: Call, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """`hook`, at evaluations that `call` makes; another pipeline may use the same denoiser in the meantime."""
+        return lambda *args: hook(*args) if self._call is call and caller() is self.pipe else None
+
     def _switch_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the call by name, with the pipeline's own guidance on, at whatever scale."""
-        parameters = list(inspect.signature(self._native.__call__).parameters)[1:]
-        if len(args) > len(parameters):
-            raise TypeError(f"{self._native.__name__} takes {len(parameters)} arguments, {len(args)} were given")
-        arguments = dict(zip(parameters, args)) | kwargs
-        for name in self.layout.unsupported:
-            if arguments.get(name) is not None:
-                raise UserError(
-                    f"{name} adds a prediction of its own to each step, which no rule can act on: leave it out"
-                )
-
-        scale = arguments.get(self.layout.scale)
-        ours = self.guidance.guidance_scale
-        if scale is not None and scale <= 1:
-            raise UserError(
-                f"{self.layout.scale}={scale} switches the pipeline's guidance off, so that the rule has nothing to "
-                f"act on; leave it out (the rule's own scale, {ours}, is the one that counts)"
-            )
-        for name in (self.layout.scale, *self.layout.other_scales):
-            given = arguments.get(name)
-            if given is not None and given != ours:
-                self._warn_once(f"{name}={given} is not used: the rule's guidance_scale={ours} counts")
-        if arguments.get("guidance_rescale"):
-            self._warn_once(
-                "the pipeline's guidance_rescale does nothing under a rule; "
-                "use ClassifierFreeGuidance(guidance_rescale=...)"
-            )
-        arguments[self.layout.scale] = ours if ours > 1 else 2.0
-        if self.layout.negative is not None and not _has_negative(arguments):
-            arguments["negative_prompt"] = _like_prompt(self.layout.negative, arguments)
-        if type(self.guidance).after_step is not Guidance.after_step:
-            if "callback_on_step_end" not in parameters:
-                rule = type(self.guidance).__name__
+        arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)
+        if self._rule.acts_after_step:
+            if "callback_on_step_end" not in inspect.signature(self._native.__call__).parameters:
+                rule = type(self._rule).__name__
                 raise UserError(f"{rule} acts after each step, where {self._native.__name__} has no callback")
             self._chain_after_step(arguments)
         return arguments
@@ -182,18 +179,18 @@ class GuidanceCallback:
         if message not in self._warned:
             self._warned.add(message)
             level, frame = 2, sys._getframe(1)
-            while frame.f_back and frame.f_code.co_filename == __file__:  # to the line that called the pipeline
+            ours = os.path.dirname(__file__)
+            while frame.f_back and os.path.dirname(frame.f_code.co_filename) == ours:  # to the user's line
                 level, frame = level + 1, frame.f_back
             warnings.warn(message, stacklevel=level)
 
 
-def _has_negative(arguments: dict[str, Any]) -> bool:
-    return arguments.get("negative_prompt") is not None or arguments.get("negative_prompt_embeds") is not None
+def _blank(cls: type[Any]) -> Any:
+    return cls.__new__(cls)
 
 
-def _like_prompt(negative: str, arguments: dict[str, Any]) -> str | list[str]:
-    """`negative` once, or once per prompt where several are given."""
-    prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
-    if isinstance(prompt, list):
-        return [negative] * len(prompt)
-    return [negative] * len(embeds) if embeds is not None else negative
+def _cuts_the_batch(pipe: Any, layout: Layout) -> bool:
+    """Whether a cache of diffusers (FasterCache) cuts the unconditional half out itself: ours must then stay."""
+    registries = [getattr(getattr(pipe, name, None), "_diffusers_hook", None) for name in layout.denoisers]
+    hooks = [registry.get_hook("faster_cache_denoiser") for registry in registries if registry]
+    return any(hook is not None and not hook.is_guidance_distilled for hook in hooks)

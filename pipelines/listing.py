@@ -36,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_section(name: str, rows: Callable[[], list[dict[str, Any]]], line: Callable[[dict[str, Any]], str]) -> None:
+    """A further section of the list, for packages that build on this one: its records, and each of them as text."""
+    SECTIONS[name], _LINES[name] = rows, line
+
+
 def rules() -> list[dict[str, Any]]:
     """All rules: name, class, paper, summary, scale and the defaults of their options. Imports torch."""
     rows = []
@@ -66,10 +71,20 @@ def schedulers() -> list[dict[str, Any]]:
 
 
 def pipelines() -> list[dict[str, Any]]:
-    """The families of pipelines that a rule can act in, or that are refused with the reason. Imports torch."""
+    """The pipeline classes: how each evaluates its denoiser, whether a test runs it, why it is refused."""
     from .table import TABLE
+    from .table_tested import TESTED
 
-    return [asdict(layout) for layout in TABLE]
+    return [
+        {
+            "class_name": name,
+            "layout": "" if layout.refused else layout.description,
+            "tested": name in TESTED,
+            "refused": layout.refused,
+        }
+        for layout in TABLE
+        for name in layout.classes
+    ]
 
 
 SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -96,9 +111,8 @@ def _scheduler_line(row: dict[str, Any]) -> str:
 
 
 def _pipeline_line(row: dict[str, Any]) -> str:
-    settings = {key: value for key, value in row.items() if key not in ("classes", "refused") and value}
-    details = ", ".join(f"{key}={' '.join(v) if isinstance(v, tuple) else v}" for key, v in settings.items())
-    return f"  {', '.join(row['classes'])}\n      " + (f"refused: {row['refused']}" if row["refused"] else details)
+    details = f"refused: {row['refused']}" if row["refused"] else row["layout"]
+    return f"  {row['class_name']:<48}{details}{'' if row['tested'] or row['refused'] else ' (by family)'}"
 
 
 _LINES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -9,6 +9,7 @@ so the scheduler's own sigma at this evaluation, or its alphas_cumprod where it 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -40,11 +41,18 @@ def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: 
     if prediction == "flow":
         if sigma is None:
             return Step(index, total, timestep, None, prediction, state=state)
+        if scheduler.config.get("invert_sigmas"):  # sigma is the share of signal, and time runs the other way
+            return Step(index, total, timestep, 1 - sigma, prediction, (1.0, 1 - sigma), (1.0, -sigma), state)
         return Step(index, total, timestep, sigma, prediction, (1.0, -sigma), (1.0, 1 - sigma), state)
-    if prediction == "unknown" or hasattr(scheduler, "precondition_inputs"):
-        # EDM's schedulers scale the model input by sigma_data, so that neither formula above holds
+    if hasattr(scheduler, "precondition_inputs") and sigma is not None:
+        return Step(index, total, timestep, sigma, prediction, *_edm(scheduler, sigma), state)
+    if type(scheduler).__name__ == "DDPMWuerstchenScheduler":  # alpha_cumprod of a timestep in [0, 1]; predicts noise
+        signal, prediction = scheduler._alpha_cumprod(timestep, timestep.device), "epsilon"
+        alpha, s = signal.sqrt(), (1 - signal).sqrt()
+        sigma = s / alpha
+    elif prediction == "unknown":
         return Step(index, total, timestep, sigma, prediction, state=state)
-    if sigma is None:
+    elif sigma is None:
         cumulative = scheduler.alphas_cumprod
         if isinstance(timestep, Tensor):
             cumulative, timestep = cumulative.to(timestep.device), timestep.long()
@@ -63,6 +71,41 @@ def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: 
     if prediction == "epsilon" and scheduler.config.get("rescale_betas_zero_snr"):
         denoised = None  # at the first step alpha is 0, and the noise says nothing of x0
     return Step(index, total, timestep, sigma, prediction, denoised, noise, state)
+
+
+def restated(step: Step, predicts: str) -> Step:
+    """The Step where a pipeline stands between model and scheduler, as `Layout.predicts` says."""
+    if predicts == "ratio":
+        share = step.sigma / (1 + step.sigma)  # type: ignore[operator]
+        return replace(step, sigma=share, denoised=(1.0, -share), noise=(1.0, 1 - share))
+    if predicts == "negated" and step.denoised and step.noise:
+        (a, b), (p, q) = step.denoised, step.noise
+        return replace(step, denoised=(a, -b), noise=(p, -q))
+    if predicts == "sample":
+        return replace(step, prediction="sample", denoised=(0.0, 1.0), noise=None)
+    return replace(step, denoised=None, noise=None) if predicts else step
+
+
+def as_numbers(step: Step) -> Step:
+    """The Step with numbers for what the scheduler keeps on the CPU: no rule pays for a tensor of no dimension."""
+
+    def number(value: Any) -> Any:
+        return float(value) if isinstance(value, Tensor) and value.device.type == "cpu" and not value.ndim else value
+
+    pairs = {name: tuple(map(number, pair)) for name in ("denoised", "noise") if (pair := getattr(step, name))}
+    return replace(step, sigma=number(step.sigma), timestep=number(step.timestep), **pairs)
+
+
+def _edm(scheduler: Any, sigma: Tensor) -> tuple[Pair, Pair]:
+    """Karras et al., arXiv 2206.00364: the scheduler's sample is x0 + sigma eps, the model input c_in times that.
+
+    Read off the scheduler's own preconditioning, which is linear: x0 = c_skip sample + c_out prediction.
+    """
+    one, nothing = sigma.new_ones(()), sigma.new_zeros(())
+    c_in = scheduler.precondition_inputs(one, sigma)
+    a = scheduler.precondition_outputs(one, nothing, sigma) / c_in
+    b = scheduler.precondition_outputs(nothing, one, sigma)
+    return (a, b), ((1 / c_in - a) / sigma, -b / sigma)
 
 
 def _sigma(scheduler: Any, timestep: Any) -> Tensor | None:

@@ -1,6 +1,6 @@
 """How each pipeline class evaluates its denoiser under classifier-free guidance, as one table.
 
-A class that is not in the table is looked up through its base classes; one without any is refused, never guessed.
+A class that is not in the table is looked up through its base classes; one without any is probed on its first call.
 """
 
 from __future__ import annotations
@@ -11,13 +11,32 @@ from .table_batched import BATCHED
 from .table_refused import REFUSED
 from .table_two_calls import TWO_CALLS
 
-TABLE: tuple[Layout, ...] = (*BATCHED, *TWO_CALLS, *REFUSED)
+GUIDERS = (
+    Layout(
+        (
+            "HunyuanImagePipeline",
+            "HunyuanImageRefinerPipeline",
+            "HunyuanVideo15Pipeline",
+            "HunyuanVideo15ImageToVideoPipeline",
+            "MotifVideoPipeline",
+            "MotifVideoImage2VideoPipeline",
+        ),
+        calls="guider",
+        denoisers=("transformer",),
+    ),
+)
+"""Pipelines whose guidance is an object among their components; `guiders_slot` puts a rule in its place."""
+
+TABLE: tuple[Layout, ...] = (*BATCHED, *TWO_CALLS, *GUIDERS, *REFUSED)
 
 _BY_CLASS = {name: layout for layout in TABLE for name in layout.classes}
 
 
 def layout_of(pipe: object) -> Layout:
-    """The layout of a pipeline, by its class or the nearest base class; UserError if it has none or is refused."""
+    """The layout of a pipeline, by its class or the nearest base class; UserError if it is refused.
+
+    Where neither is known, `calls` is "unknown" until `probe` has seen its first call.
+    """
     name = type(pipe).__name__
     for cls in type(pipe).__mro__:
         layout = _BY_CLASS.get(cls.__name__)
@@ -26,4 +45,6 @@ def layout_of(pipe: object) -> Layout:
         if layout.refused:
             raise UserError(f"no guidance rule can act in {name}: {layout.refused}")
         return layout
-    raise UserError(f"{name} is not a pipeline whose guidance is known; known are {', '.join(sorted(_BY_CLASS))}")
+    from .probe import unknown_layout  # it imports diffusers, which the table itself does without
+
+    return unknown_layout(pipe)

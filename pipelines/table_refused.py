@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from .layouts import Layout
 
-_THREE_WAY = "it guides along two axes at once (three predictions a step), and which of them a rule means is ambiguous"
 _PERTURBED = "it adds a third, perturbed prediction to each step; use the same pipeline without PAG"
 _DISTILLED = "its guidance is distilled into the model: there is no unconditional prediction to act on"
+_EDITS = "it adds a prediction to each step for every concept that it edits, each with a mask of its own"
+_GRADIENT = "it moves the latents along gradients through predictions of its own, between the guided ones"
+_SPREAD = "the predictions of one step are spread over several calls of the denoiser, in which others are mixed"
+_COMBINED = "it is several pipelines behind one call: guide the one you mean, such as its `decoder_pipe`"
+_ONNX = "its denoiser is an ONNX session, not a torch module"
 
 REFUSED: tuple[Layout, ...] = (
     Layout(
@@ -20,10 +24,14 @@ REFUSED: tuple[Layout, ...] = (
             "FluxControlNetInpaintPipeline",
             "FluxFillPipeline",
             "Flux2Pipeline",
+            "SanaSprintPipeline",
+            "SanaSprintImg2ImgPipeline",
+            "DreamLiteMobilePipeline",
+            "VisualClozePipeline",
+            "VisualClozeGenerationPipeline",
         ),
         refused=_DISTILLED,
     ),
-    Layout(("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"), refused=_THREE_WAY),
     Layout(
         (
             "StableDiffusionPAGPipeline",
@@ -45,5 +53,62 @@ REFUSED: tuple[Layout, ...] = (
             "AnimateDiffPAGPipeline",
         ),
         refused=_PERTURBED,
+    ),
+    Layout(
+        (
+            "LEditsPPPipelineStableDiffusion",
+            "LEditsPPPipelineStableDiffusionXL",
+            "SemanticStableDiffusionPipeline",
+        ),
+        refused=_EDITS,
+    ),
+    Layout(
+        ("StableDiffusionPipelineSafe",),
+        refused="it adds a third prediction to each step, away from which its safety guidance moves the result",
+    ),
+    Layout(
+        ("StableDiffusionSAGPipeline",),
+        refused="it adds a prediction for a blurred sample to each step, compared with the unconditional one",
+    ),
+    Layout(("StableDiffusionAttendAndExcitePipeline", "StableDiffusionPix2PixZeroPipeline"), refused=_GRADIENT),
+    Layout(
+        ("StableDiffusionGLIGENTextImagePipeline", "UniDiffuserPipeline", "CycleDiffusionPipeline"), refused=_SPREAD
+    ),
+    Layout(
+        (
+            "StableDiffusionPanoramaPipeline",
+            "StableDiffusionParadigmsPipeline",
+            "TextToVideoZeroPipeline",
+            "TextToVideoZeroSDXLPipeline",
+        ),
+        refused="one call of its denoiser holds several windows, steps or frames, with rows that are not halves",
+    ),
+    Layout(
+        ("AnyFlowFARPipeline",),
+        refused="it keeps a cache per row from call to call, which half a batch would leave incomplete",
+    ),
+    Layout(
+        (
+            "KandinskyCombinedPipeline",
+            "KandinskyImg2ImgCombinedPipeline",
+            "KandinskyInpaintCombinedPipeline",
+            "KandinskyV22CombinedPipeline",
+            "KandinskyV22Img2ImgCombinedPipeline",
+            "KandinskyV22InpaintCombinedPipeline",
+            "StableCascadeCombinedPipeline",
+            "WuerstchenCombinedPipeline",
+            "VersatileDiffusionPipeline",
+        ),
+        refused=_COMBINED,
+    ),
+    Layout(
+        (
+            "OnnxStableDiffusionPipeline",
+            "OnnxStableDiffusionImg2ImgPipeline",
+            "OnnxStableDiffusionInpaintPipeline",
+            "OnnxStableDiffusionInpaintPipelineLegacy",
+            "OnnxStableDiffusionUpscalePipeline",
+        ),
+        refused=_ONNX,
     ),
 )

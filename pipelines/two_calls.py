@@ -1,78 +1,202 @@
-"""Two calls of the denoiser a step."""
+"""Two calls of the denoiser a step.
+
+The pipeline gets a copy of the conditional prediction to keep, and the guided result as its unconditional one; the kept
+copy is overwritten in place at that moment, so that both are equal. Where the pipeline has computed on a copy of its
+own by then (`Layout.copied`), the second answer is instead the one that its formula turns into the guided result:
+
+    cond + s (cond - u') = guided    where    u' = cond + (cond - guided) / s
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .calls import Call, prediction_of, replace, sample_of
+from diffguide.guidance import Step
+
+from .answering import answer
+from .calls import Call, predictions_of, with_predictions
 from .errors import UserError
+from .regions import latents_in, region, watch_latents
 
 
 @dataclass
 class TwoCalls(Call):
-    """Two calls of the denoiser a step, the conditional one first; told apart by the identity of their text states."""
+    """Two calls of the denoiser a step, the conditional one first.
 
-    cond: Tensor | None = None
-    latents: Tensor | None = None
+    Lists hold one tensor per stream of the model (video, and audio where there is some). cond: what the model said;
+    kept: the copies that the pipeline has. A step is open from its first call to its second.
+    """
+
+    cond: list[Tensor] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
+    where: list[Any] = field(default_factory=list)
+    mask: Tensor | None = None
     text: Any = None
-    skipped: bool = False
-    restore: Callable[[], None] | None = None
+    position: Any = None
+    shape: Any = None
+    opened: bool = False
+    second: bool = False
+    alone: bool = False
+    ignored: bool = False
+    count: int | None = None
+    stop_watching: Callable[[], None] | None = None
+    restore_forward: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout.tokens:
+            self.stop_watching = watch_latents(self.pipe, self._counted)
+
+    def _counted(self, count: int) -> None:
+        self.count = count
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A conditional call opens a step; nothing to do before the second."""
-        text = kwargs.get("encoder_hidden_states")
-        if self.cond is not None and text is not self.text:
+        # GLM-Image writes its reference images to a cache first; that prediction is thrown away.
+        caches = kwargs.get("kv_caches")
+        self.ignored = caches is not None and caches[0].mode == "write"
+        if self.ignored:
             return
-        if self.cond is not None:
-            raise UserError(self.inactive())
-        self.text, self.latents = text, sample_of(args, kwargs)
-        self.skipped = not self.rule.needs_uncond(self.next_step(kwargs, args))
+        text, position = kwargs.get("encoder_hidden_states"), getattr(self._scheduler, "step_index", None)
+        self.second = self.opened and text is not self.text and position == self.position
+        if self.second:
+            return
+        self._close()
+        self.opened, self.text, self.position = True, text, position
+        self._forget(kwargs["hidden_states"].shape)
+        self.alone = not self.rule.needs_uncond(self._describe(kwargs, args))
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """After the first call hand out a copy of cond; after the second overwrite that copy with the guided result."""
-        prediction = prediction_of(output)
-        assert self.latents is not None
-        latents = self.latents[:, : prediction.shape[1]]  # image-to-video appends the image's channels to them
-        if self.cond is None:
-            self.cond = prediction.clone()
-            if self.skipped:
-                self.cond.copy_(self.rule.guide_cond(prediction, latents, self.step))
+        """After the first call hand out a copy of cond; after the second what makes the pipeline's result guided."""
+        if self.ignored:
+            return output
+        return self._after_second(output) if self.second else self._after_first(module, kwargs, output)
+
+    def _after_first(self, module: nn.Module, kwargs: dict[str, Any], output: Any) -> Any:
+        self.cond = _tensors(output)
+        samples = [kwargs[name] for name in ("hidden_states", *self.layout.streams)]
+        self.where = [region(self.pipe, self.layout, self.count), *(... for _ in self.layout.streams)]
+        self.latents = [latents_in(z, c, where) for z, c, where in zip(samples, self.cond, self.where)]
+        self.mask = kwargs.get(self.layout.mask)
+        self.kept = [c.to(torch.float32 if self.layout.float32 else c.dtype, copy=True) for c in self.cond]
+        if self.alone:
+            for kept, cond, latents, where, step in self._each():
+                kept[where] = self.rule.guide_cond(cond[where], latents, step)
+            # A cache of the unconditional call that is filled at the first step has to be filled.
+            if kwargs.get("kv_cache_mode") != "extract":
                 self._answer_next_call(module, output)
-            return replace(output, self.cond)
-        cond, self.cond = self.cond, None
-        if self.skipped:
-            self.abandon()
-            self.trace.append(self.step, 1, len(cond), None)
-            return replace(output, cond.clone())
-        guided, measured = self.rule.guide(cond.clone(), prediction, latents, self.step)
-        cond.copy_(guided)
-        self.trace.append(self.step, 2, len(guided), measured)
-        return replace(output, guided)
+        return with_predictions(output, self.kept)
+
+    def _after_second(self, output: Any) -> Any:
+        self.opened = False
+        guided, measured = [], None
+        for k, (uncond, (kept, cond, latents, where, step)) in enumerate(zip(_tensors(output), self._each())):
+            if self.alone:
+                result = kept[where].clone()
+            else:
+                predictions = (self._visible(tensor[where].to(kept.dtype)) for tensor in (cond, uncond))
+                result, measures = self.rule.guide(*predictions, self._visible(latents.to(kept.dtype)), step)
+                measured = measures if k == 0 else measured
+                if self.layout.copied:
+                    result = kept + (kept - result) / self._native_extra
+                else:
+                    kept[where] = result
+            guided.append(_with_region(uncond, where, result))
+        self.trace.append(self.step, 1 if self.alone else 2, len(guided[0]), measured)
+        self._give_back()
+        return with_predictions(output, guided)
+
+    def _each(self) -> list[tuple[Tensor, Tensor, Tensor, Any, Step]]:
+        """Kept, cond, latents, their region and step of each stream; a rule remembers each for itself."""
+        states = [self.state, *(self.state.setdefault(name, {}) for name in self.layout.streams)]
+        steps = [self.step, *(replace(self.step, state=state) for state in states[1:])]
+        return list(zip(self.kept, self.cond, self.latents, self.where, steps))
+
+    def _visible(self, tensor: Tensor) -> Tensor:
+        """Zero where the pipeline overwrites the prediction, so that no inner product has a share from there."""
+        return tensor if self.mask is None else tensor * (1 - self.mask)
+
+    @property
+    def _scheduler(self) -> Any:
+        return getattr(self.pipe, self.layout.scheduler)
+
+    @property
+    def _native_extra(self) -> float:
+        """How many times the pipeline's own formula adds cond - uncond to cond."""
+        return self.pipe.guidance_scale + self.layout.offset - 1
+
+    def _describe(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> Step:
+        step = self.next_step(kwargs, args)
+        if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
+            # The pipeline itself has read these from the device; x0 would need a sigma per frame.
+            self.step = step = replace(step, sigma=None, denoised=None, noise=None)
+        return step
+
+    def _forget(self, shape: Any) -> None:
+        """What a rule remembers lasts for one section of a video; at another size, what has no size. A guider lasts."""
+        if self.index >= self.step.total and self.shape is not None:
+            self.index = 0
+            self.state = {name: self.state[name] for name in ("passes",) if name in self.state}
+        elif shape != self.shape:
+            sizes = {latents.shape for latents in self.latents}
+            self.state = {name: value for name, value in self.state.items() if not _holds(value, sizes)}
+        self.shape = shape
 
     def finish(self) -> None:
         """Also when the last unconditional call never came."""
-        if self.cond is not None:
-            raise UserError(self.inactive())
+        self._close()
         super().finish()
 
+    def _close(self) -> None:
+        """End a step whose unconditional call never came: the pipeline has cut its own guidance off, or never began."""
+        if self.opened and not self.trace:
+            raise UserError(self.inactive())
+        if self.opened:
+            self.trace.append(self.step, 1, len(self.kept[0]), None)
+        self.opened = False
+        self._give_back()
+
     def _answer_next_call(self, module: nn.Module, output: Any) -> None:
-        """Let the next call of the module cost nothing. (In its pre-hook it would be too late to replace forward.)"""
-        before = module.__dict__.get("forward")
+        if self.layout.second:  # whose own model input has no more than the latents
+            module = getattr(self.pipe, self.layout.second)
+            output = with_predictions(output, [cond[where] for cond, where in zip(self.cond, self.where)])
+        self.restore_forward = answer(module, output, lambda: self.second)
 
-        def restore() -> None:
-            del module.__dict__["forward"]
-            if before is not None:
-                module.__dict__["forward"] = before
-
-        module.__dict__["forward"] = lambda *args, **kwargs: output
-        self.restore = restore
+    def _give_back(self) -> None:
+        if self.restore_forward is not None:
+            self.restore_forward()
+            self.restore_forward = None
 
     def abandon(self) -> None:
-        """Give the module its own forward back."""
-        if self.restore is not None:
-            self.restore()
-            self.restore = None
+        """Give module and pipeline their own methods back."""
+        self._give_back()
+        if self.stop_watching is not None:
+            self.stop_watching()
+            self.stop_watching = None
+
+
+def _with_region(prediction: Tensor, where: Any, latents: Tensor) -> Tensor:
+    """`prediction` with other latents in its region."""
+    if where is ...:
+        return latents
+    prediction = prediction.to(latents.dtype, copy=True)
+    prediction[where] = latents
+    return prediction
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The predictions there are: a stream that is not sampled is None."""
+    return [prediction for prediction in predictions_of(output) if isinstance(prediction, Tensor)]
+
+
+def _holds(value: Any, sizes: set[Any]) -> bool:
+    """Whether there is a tensor of one of these shapes in it."""
+    if isinstance(value, Tensor):
+        return value.shape in sizes
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(_holds(entry, sizes) for entry in entries)

@@ -191,10 +191,27 @@ def test_apg_runs_at_zero_terminal_snr_with_v() -> None:
         assert family.run(guided).isfinite().all()
 
 
-@pytest.mark.parametrize("cls", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CMStochasticIterativeScheduler])
-def test_other_parametrisations_have_only_the_prediction(cls: type) -> None:
-    """Their model input is scaled by sigma_data, so that neither formula holds."""
-    scheduler = cls()
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("cls", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler])
+def test_edm(cls: type, prediction: str) -> None:
+    """Their own preconditioning of the sample, where we have no more than the model input that was made of it."""
+    random = torch.Generator().manual_seed(0)
+    scheduler = cls(prediction_type=prediction)
+    scheduler.set_timesteps(4)
+    x = torch.randn(SHAPE, generator=random) * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        z, output = scheduler.scale_model_input(x, t), torch.randn(SHAPE, generator=random)
+        step = describe_step(scheduler, t, index, 4, {})
+        sigma = scheduler.sigmas[scheduler.step_index]
+        denoised, noise = worked_out(step.denoised, z, output), worked_out(step.noise, z, output)
+        assert_same(denoised, scheduler.precondition_outputs(x, output, sigma))
+        assert_same(denoised + sigma * noise, x)
+        x = scheduler.step(output, t, x).prev_sample
+
+
+def test_other_parametrisations_have_only_the_prediction() -> None:
+    """Neither formula holds for a consistency model."""
+    scheduler = CMStochasticIterativeScheduler()
     scheduler.set_timesteps(4)
     step = describe_step(scheduler, scheduler.timesteps[0], 0, 4, {})
     assert step.denoised is None

@@ -11,12 +11,11 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusion3PAGPipeline,
-    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionXLPAGPipeline,
     UNet2DModel,
 )
-from tiny import BETAS, FAMILIES, Family, ddim, picture, sd, sd3, sdxl, seeded
+from tiny import BETAS, FAMILIES, Family, ddim, sd, sd3, sdxl, seeded
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffguide.pipelines import guide
@@ -45,14 +44,9 @@ def unconditional() -> DDIMPipeline:
     return DDIMPipeline(unet, ddim())
 
 
-def pix2pix() -> Any:
-    return sd(StableDiffusionInstructPix2PixPipeline, in_channels=8)
-
-
 SMALL = {"height": 16, "width": 16}
 REFUSED = [
     pytest.param(lcm, {"prompt": "dog"}, "distilled", id="lcm"),
-    pytest.param(pix2pix, {"prompt": "dog", "image": picture(1)}, "three predictions", id="instruct-pix2pix"),
     pytest.param(lambda: sd(StableDiffusionPAGPipeline), {"prompt": "dog"}, "perturbed", id="sd-pag"),
     pytest.param(lambda: sdxl(StableDiffusionXLPAGPipeline), {"prompt": "dog"} | SMALL, "perturbed", id="sdxl-pag"),
     pytest.param(
@@ -95,11 +89,6 @@ def refused_call(family: Family, pipe: Any, words: str, **arguments: Any) -> Non
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_guidance_switched_off_by_the_caller(family: Family, scale: float) -> None:
     refused_call(family, family.build(), f"{family.scale}={scale} switches", **{family.scale: scale})
-
-
-def test_skip_layer_guidance() -> None:
-    family = BY_NAME["sd3"]
-    refused_call(family, family.build(), "skip_guidance_layers", skip_guidance_layers=[0])
 
 
 def test_model_with_its_scale_embedded() -> None:

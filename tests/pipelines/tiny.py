@@ -151,7 +151,9 @@ class Family:
     images for each. fixed: what it needs whatever these are.
 
     scale, negative: the pipeline's own argument for the guidance scale, and the negative prompt that turns it on.
-    native: the rule that is the pipeline's own guidance at that scale.
+    native: the rule that is the pipeline's own guidance at that scale. off: the scale at which that is off.
+    images: the argument for the number of images, "" where there is none. without: arguments that do not exist.
+    batch: the largest number of prompts, and of images for each, that the pipeline can do.
     """
 
     name: str
@@ -164,6 +166,10 @@ class Family:
     native: Callable[[float], Guidance] = ClassifierFreeGuidance
     images: str = "num_images_per_prompt"
     denoisers: tuple[str, ...] = ("unet",)
+    off: float = 1.0
+    output: str = "latent"
+    without: tuple[str, ...] = ()
+    batch: tuple[int, int] = (2, 2)
 
     def __str__(self) -> str:
         return self.name
@@ -176,17 +182,19 @@ class Family:
         options = {
             "prompt": list(PROMPTS[:prompts]),
             "num_inference_steps": steps,
-            "output_type": "latent",
+            "output_type": self.output,
             "generator": torch.Generator().manual_seed(0),
             self.images: images,
         }
+        options = {name: value for name, value in options.items() if name and name not in self.without}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # some pipelines do not hand their generator to the scheduler
-            return pipe(**(options | self.inputs(prompts, images) | self.fixed | changes))[0]
+            result = pipe(**(options | self.inputs(prompts, images) | self.fixed | changes))[0]
+        return torch.stack(list(map(torch.as_tensor, result))) if isinstance(result, list) else torch.as_tensor(result)
 
     def run_native(self, pipe: Any, scale: float, prompts: int = 1, **changes: Any) -> Tensor:
-        """As `run`, with the pipeline's own guidance at `scale`; 1 is off."""
-        if self.negative is not None and scale > 1:
+        """As `run`, with the pipeline's own guidance at `scale`."""
+        if self.negative is not None and scale > self.off:
             changes["negative_prompt"] = [self.negative] * prompts
         return self.run(pipe, prompts, **{self.scale: scale}, **changes)
 

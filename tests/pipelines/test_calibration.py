@@ -1,0 +1,154 @@
+"""Calibration on a tiny random model: what is fitted is what the records say, and an interruption loses nothing."""
+
+import json
+
+import pytest
+import torch
+
+from diffguide.eval.cli import main
+from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Coefficients, Guidance
+from diffguide.pipelines import calibration, guide, load_pipeline
+from diffguide.pipelines.calibration import Recorder, Setting, evaluations, record, threshold_for_saving
+
+PROMPTS = ["red apple", "dog", "grinning face", "blue car", "tree", "woman cook"]
+STEPS = 4
+
+
+@pytest.fixture
+def pipe(tiny_sd):
+    return load_pipeline(tiny_sd, progress_bar=False)
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+def test_recording_is_plain_guidance_and_its_cosines(pipe):
+    recorder, run = Recorder(5.0), {"num_inference_steps": STEPS, "output_type": "latent"}
+    results = []
+    for rule in (recorder, ClassifierFreeGuidance(5.0)):
+        with guide(pipe, rule) as guided:
+            results.append(guided("dog", generator=torch.Generator().manual_seed(0), **run).images)
+    assert torch.equal(*results)
+    assert len(recorder.cond) == STEPS
+    for c, u, cosine in zip(recorder.cond, recorder.uncond, recorder.cosines["noise"], strict=True):
+        assert torch.allclose(cosine, torch.cosine_similarity(c.flatten(1), u.flatten(1)), atol=1e-5)
+
+
+def test_evaluations_foreseen_are_those_made(pipe):
+    setting = Setting(pipe, 5.0, STEPS, PROMPTS, batch_size=3)
+    recorded = record(setting, range(3, 6), record(setting, range(3)))
+    assert recorded.count == 6
+    cosines = recorded.cosines["denoised"]
+    for threshold in cosines.flatten().quantile(torch.tensor([0.2, 0.5, 0.8])).tolist():
+        rule = AdaptiveGuidance(5.0, threshold, "denoised")
+        foreseen = evaluations(cosines[:3], threshold).float().mean()
+        _, made = setting.images(rule, range(3))
+        # the first crossing is foreseen exactly: until then sampling is plain guidance
+        assert made == pytest.approx(float(foreseen))
+
+
+def test_threshold_is_the_largest_that_saves_enough():
+    cosines = torch.tensor([[0.1, 0.5, 0.7, 0.9], [0.2, 0.4, 0.6, 0.8]])
+    assert evaluations(cosines, 0.5).tolist() == [6, 7]
+    assert evaluations(cosines, 2.0).tolist() == [8, 8]
+    assert evaluations(cosines, 0.9).tolist() == [8, 8]
+    assert threshold_for_saving(cosines, 0.25) == pytest.approx(0.4)
+    assert threshold_for_saving(cosines, 0.1) == pytest.approx(0.6)
+    with pytest.raises(ValueError, match=r"at most 0\.375"):
+        threshold_for_saving(cosines, 0.4)
+
+
+def test_space_is_the_first_that_rises():
+    rising, falling = torch.linspace(0, 1, 8).expand(2, 8), torch.linspace(1, 0, 8).expand(2, 8)
+    recorded = calibration.Recorded(calibration.Trajectories(8), {"noise": falling, "denoised": rising}, None)
+    assert calibration.rising_space(recorded) == "denoised"
+    recorded.cosines["noise"] = rising
+    assert calibration.rising_space(recorded) == "noise"
+
+
+def command(*extra, model, prompt_file, output):
+    base = ["calibrate", "linear-ag", "--model", model, "--prompt-file", prompt_file, "--steps", STEPS]
+    base += ["--guidance-scale", 5, "--batch-size", 2, "--output", output]
+    return main([str(word) for word in [*base, *extra]])
+
+
+def test_linear_ag_from_the_command_line(tiny_sd, prompt_file, tmp_path, capsys):
+    output = tmp_path / "c.json"
+    assert command("--json", model=tiny_sd, prompt_file=prompt_file, output=output) == 0
+    report = json.loads(capsys.readouterr().out)
+    coefficients = Coefficients.load(output)
+    assert (coefficients.steps, coefficients.samples) == (STEPS, 4)
+    assert (report["samples"], report["fitted"]) == (2, 4)
+    assert report["evaluations"] == coefficients.evaluations == 5
+    assert report["full"] == 2 * STEPS
+    assert -1 <= report["similarity"] <= 1
+    assert not list(tmp_path.glob("*.partial*"))
+
+    picture = ["generate", "dog", "--model", str(tiny_sd), "--steps", str(STEPS), "--output", str(tmp_path / "dog.png")]
+    spec = f"linear-ag:coefficients={output}"
+    assert main([*picture, "--guidance", spec, "--guidance-scale", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"][0]["evaluations"] == 5
+    again = ["generate", "--from-image", str(tmp_path / "dog.png"), "--output", str(tmp_path / "again.png")]
+    assert main(again) == 0
+    assert main(["generate", "dog", "--model", str(tiny_sd), "--steps", "5", "--guidance", spec]) == 2
+    assert "fitted for steps 4, not 5" in capsys.readouterr().err
+
+
+def test_interrupted_goes_on(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
+    whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=whole) == 0
+    images, calls = Setting.images, []
+
+    def interrupted(self, rule: Guidance, batch: range):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return images(self, rule, batch)
+
+    monkeypatch.setattr(Setting, "images", interrupted)
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=resumed) == 130
+    monkeypatch.setattr(Setting, "images", images)
+    assert main(["calibrate", "linear-ag", "--model", str(tiny_sd), "--prompt-file", str(prompt_file), "--steps", "5",
+                 "--guidance-scale", "5", "--output", str(resumed)]) == 2  # fmt: skip
+    assert "another steps" in capsys.readouterr().err
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=resumed) == 0
+    assert "goes on after 2 of 4 prompts" in capsys.readouterr().err
+    assert Coefficients.load(resumed) == Coefficients.load(whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ag", "--saving", "0.9"], "a saving of 0.9 is not possible"),
+        (["ag", "--saving", "2"], "'2' is not a number between 0 and 1"),
+        (["linear-ag", "--saving", "0.2"], "--saving and --similarity are for ag"),
+        (["apg"], "unknown RULE 'apg'"),
+        (["ag", "--steps", "2"], "fewer than 3 steps"),
+        (["ag", "--guidance-scale", "1"], "a scale of 1"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tiny_sd, prompt_file, tmp_path, capsys):
+    rest = ["--model", tiny_sd, "--prompt-file", prompt_file, "--output", tmp_path / "c.json"]
+    defaults = [
+        word
+        for name, value in (("--steps", "3"), ("--guidance-scale", "5"))
+        if name not in words
+        for word in (name, value)
+    ]
+    assert main(["calibrate", *words, *map(str, rest), *defaults]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1]
+
+
+def test_too_few_prompts_and_a_file_that_exists(tiny_sd, tmp_path, prompt_file, capsys):
+    few = tmp_path / "few.txt"
+    few.write_text("one\ntwo")
+    assert command(model=tiny_sd, prompt_file=few, output=tmp_path / "c.json") == 2
+    assert "has 2 prompts" in capsys.readouterr().err
+    (tmp_path / "c.json").write_text("mine")
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=tmp_path / "c.json") == 2
+    assert (tmp_path / "c.json").read_text() == "mine"
