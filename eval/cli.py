@@ -6,9 +6,11 @@ import os
 import sys
 from importlib.metadata import version
 
-from diffguide.pipelines import generate, listing
+from diffguide.pipelines import calibrate, generate, listing
 from diffguide.pipelines.arguments import Parser
 from diffguide.pipelines.errors import UserError, one_line
+
+from . import compare, evaluate, listed, report, stats
 
 _DESCRIPTION = "Swap the guidance rule of any diffusers pipeline, as it stands, and measure what the swap did."
 
@@ -18,7 +20,8 @@ def build_parser() -> Parser:
     parser = Parser(prog="diffguide", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"diffguide {version('diffguide')}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for command in (generate, listing):
+    listed.add_sections()
+    for command in (generate, calibrate, compare, evaluate, stats, report, listing):
         command.add_parser(commands)
     return parser
 

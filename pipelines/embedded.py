@@ -81,7 +81,9 @@ def assemble(name: str, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline called `name` on the CPU, its weights in `dtype`. UserError as `check_embedded`."""
     model = check_embedded(name)
     build = {"unet": _stable_diffusion, "transformer": _stable_diffusion_3}[model.denoiser]
-    return build(MODELS / name, dtype)
+    pipe = build(MODELS / name, dtype)
+    pipe.register_to_config(_name_or_path=name)
+    return pipe
 
 
 def _stable_diffusion(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:

@@ -12,14 +12,17 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from .arguments import argument, check_count, check_scale, check_seed, check_seeds, check_side, check_steps, check_text
+from .calibrated import rule_on
 from .devices import check_device, check_dtype
 from .output import Output, plan_output
 from .request import Request, make_request
-from .rules import NATIVE, RULES, parse_guidance, split_guidance
+from .rules import NATIVE, RULES, split_guidance
 from .schedulers import check_scheduler
+from .traces import plan_traces, write_traces
 
 SHEET_LIMIT = 400  # pictures
 SHEET_COLUMNS = 8
@@ -68,6 +71,7 @@ def add_parser(commands: Any) -> None:
     add("--batch-size", type=argument(check_count), default=1, metavar="N", help="pictures made together (default 1)")
     add("--output", "-o", metavar="PNG|FOLDER", help="default: named after the prompt, in the current folder")
     add("--overwrite", action="store_true", help="replace files that exist")
+    add("--trace", metavar="JSON", help="a file for what guidance did at each step of each picture")
     add("--json", action="store_true", help="one JSON object on standard output")
 
 
@@ -76,12 +80,14 @@ def run(args: argparse.Namespace) -> int:
     request = make_request(args)
     jobs = request.jobs
     output = plan_output(jobs, args.output, args.overwrite)
+    traces = plan_traces(args.trace, request.guidance, args.overwrite)
     output.make_folders()
 
     from .loading import load_pipeline
     from .sampling import Picture, make_rule, sample
 
-    parse_guidance(request.guidance, request.guidance_scale)  # a mistake in it should not cost the loading of a model
+    # a mistake in it should not cost the loading of a model
+    rule_on(request.model, request.guidance, request.guidance_scale, request.steps, request.scheduler)
     terminal = sys.stderr.isatty()
     pipe = load_pipeline(
         request.model,
@@ -106,10 +112,14 @@ def run(args: argparse.Namespace) -> int:
                 pictures.append(picture)
                 bar.update()
     except KeyboardInterrupt:
+        if traces is not None:
+            write_traces(traces, pictures, output.pictures)
         print(f"diffguide: interrupted, {len(pictures)} of {len(jobs)} pictures are finished", file=sys.stderr)
         return 130
     sheet = _save_sheet(pictures, request, output)
-    _report(pictures, output, sheet, args.json)
+    if traces is not None:
+        write_traces(traces, pictures, output.pictures)
+    _report(pictures, output, sheet, traces, args.json)
     return 0
 
 
@@ -144,7 +154,7 @@ def _rows(items: list[Any], length: int) -> list[list[Any]]:
     return [items[start : start + length] for start in range(0, len(items), length)]
 
 
-def _report(pictures: list[Any], output: Output, sheet: str | None, as_json: bool) -> None:
+def _report(pictures: list[Any], output: Output, sheet: str | None, traces: Path | None, as_json: bool) -> None:
     entries = [
         {
             "path": str(path),
@@ -158,12 +168,14 @@ def _report(pictures: list[Any], output: Output, sheet: str | None, as_json: boo
     if as_json:
         own = {"prompt", "seed", "evaluations"}
         shared = {name: value for name, value in asdict(pictures[0].settings).items() if name not in own}
-        print(json.dumps({"images": entries, "sheet": sheet, "settings": shared}, indent=2))
+        named = {"sheet": sheet, "trace": None if traces is None else str(traces)}
+        print(json.dumps({"images": entries, **named, "settings": shared}, indent=2))
         return
     for entry in entries:
         print(entry["path"])
-    if sheet:
-        print(sheet)
+    for path in (sheet, traces):
+        if path:
+            print(path)
     seconds = sum(picture.seconds for picture in pictures) / len(pictures)
     counts = [picture.settings.evaluations for picture in pictures]
     evaluations = "" if None in counts else f", {sum(counts) / len(counts):g} evaluations"

@@ -89,7 +89,11 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         return [args.prompt]
     if args.prompt_file is None:
         return []
-    path = Path(args.prompt_file)
+    return read_prompts(Path(args.prompt_file))
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a prompt file, each once, without those that are blank. UserError: no such file, or no such text."""
     try:
         if path.stat().st_size > MAX_PROMPT_FILE:
             raise UserError(f"the prompt file {str(path)!r} is larger than {MAX_PROMPT_FILE} bytes")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, one_line, unknown
@@ -36,6 +37,13 @@ RULES: dict[str, Rule] = {
     "apg": Rule("AdaptiveProjectedGuidance", "2410.02416", "projects away what saturates; high scales stay natural"),
     "raag": Rule("RatioAwareAdaptiveGuidance", "2508.03442", "less guidance where predictions differ; flow models"),
     "ag": Rule("AdaptiveGuidance", "2312.12487", "leaves out unconditional evaluations once both predictions agree"),
+    "linear-ag": Rule(
+        "LinearAdaptiveGuidance", "2312.12487", "estimates most unconditional predictions from earlier ones"
+    ),
+    "cfg-zero": Rule("ClassifierFreeZeroStarGuidance", "2503.18886", "scales uncond to fit cond; flow models"),
+    "tcfg": Rule("TangentialClassifierFreeGuidance", "2503.18137", "drops what of uncond is not tangential to cond"),
+    "fdg": Rule("FrequencyDecoupledGuidance", "2506.19713", "a scale for each frequency band of the latents"),
+    "beta": Rule("BetaClassifierFreeGuidance", "2502.10574", "normalised differences, most guidance in the middle"),
 }
 
 NATIVE = ("native", "none")
@@ -74,10 +82,13 @@ def split_guidance(spec: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
-def parse_guidance(spec: str, guidance_scale: float | None = None) -> Guidance | None:
+def parse_guidance(
+    spec: str, guidance_scale: float | None = None, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Guidance | None:
     """The rule that `spec` spells; None for "native" and "none", the pipeline's own guidance.
 
-    guidance_scale: in the convention of diffusers; None (default): the default of the rule's class.
+    guidance_scale: in the convention of diffusers; None (default): the default of the rule's class. defaults: of
+    options, where they are others than those of the class (see `calibrated`).
 
     UserError, with the nearest valid name, for an unknown rule or option; and for a value that the rule does not take.
     """
@@ -91,6 +102,7 @@ def parse_guidance(spec: str, guidance_scale: float | None = None) -> Guidance |
         if key not in options:
             raise unknown(f"option of rule {name!r}", key, options)
     values = {key: _parse(f"option {key!r} of rule {name!r}", text, options[key].type) for key, text in texts.items()}
+    values = dict(defaults) | values
     for option in options.values():
         if option.default is _REQUIRED and option.name not in values:
             raise UserError(f"rule {name!r} needs its option {option.name!r}: {name}:{option.name}=...")
@@ -121,7 +133,7 @@ def rule_name(rule: Guidance | None) -> str:
 def option_values(rule: Guidance | None) -> dict[str, Any]:
     """The values of all options of a rule in the table, those at their defaults too; {} for any other rule."""
     name = rule_name(rule)
-    return {key: getattr(rule, key) for key in rule_options(name)} if name in RULES else {}
+    return {key: _value(rule, key) for key in rule_options(name)} if name in RULES else {}
 
 
 def format_guidance(name: str, options: dict[str, Any]) -> str:
@@ -134,6 +146,11 @@ def guidance_spec(rule: Guidance | None) -> str:
     name, values = rule_name(rule), option_values(rule)
     changed = {key: value for key, value in values.items() if value != rule_options(name)[key].default}
     return format_guidance(name, changed)
+
+
+def _value(rule: Any, key: str) -> Any:
+    """An option as it can be written down; of coefficients, the path that they were read from."""
+    return rule.source if key == "coefficients" else getattr(rule, key)
 
 
 def _format(value: Any) -> str:

@@ -8,25 +8,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .calibrated import rule_on
 from .errors import UserError, one_line
 from .metadata import Settings, versions
 from .request import Request
-from .rules import NATIVE, option_values, parse_guidance, rule_name
+from .rules import NATIVE, option_values, rule_name
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
-    from diffguide.guidance import Guidance
+    from diffguide.guidance import Guidance, Trace
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, how it was made, and its share of the seconds of its batch."""
+    """A picture, how it was made, its share of the seconds of its batch, and the batch's trace with its place in it.
+
+    trace: None for the pipeline's own guidance.
+    """
 
     image: Image
     settings: Settings
     seconds: float
+    trace: Trace | None = None
+    place: int = 0
 
 
 def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
@@ -43,7 +49,7 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     if scale is None:
         own = _default(pipe, layout_of(pipe).scale)
         scale = own if isinstance(own, (int, float)) and own > 1 else None
-    return parse_guidance(request.guidance, scale)
+    return rule_on(request.model, request.guidance, scale, request.steps, request.scheduler)
 
 
 def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> Iterator[Picture]:
@@ -90,7 +96,7 @@ def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> 
                     evaluations=evaluations,
                     versions=made_with,
                 )
-                yield Picture(image, settings, seconds)
+                yield Picture(image, settings, seconds, None if handle is None else handle.trace, k)
     finally:
         if handle is not None:
             handle.remove()

@@ -1,0 +1,142 @@
+"""Images in zip, tar and npz files, read in place: nothing is unpacked to the disk, so no name in one can lead out.
+
+WebDataset: an image and a text of the same name, `00012.jpg` and `00012.txt`, are an image and its caption.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from diffguide.pipelines.errors import UserError, one_line
+
+from .decode import MAX_PIXELS, Bad
+from .npz import Npz
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+MAX_FILE = 2**28  # bytes of one image
+MAX_CAPTION = 2**16  # bytes
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
+
+Entry = tuple[str, bytes | Bad, str | None]
+"""Name, content (or why there is none) and caption of one image file."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name; hidden files and those of macOS archives are none."""
+    path = PurePosixPath(name)
+    hidden = any((part.startswith(".") and part.strip(".")) or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def caption_name(name: str) -> str:
+    """The file that the caption of an image would be in."""
+    return str(PurePosixPath(name).with_suffix(".txt"))
+
+
+class ZipImages:
+    """The images of a zip file, by name. UserError: it cannot be read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with _readable(path), zipfile.ZipFile(path) as file:
+            names = [info.filename for info in file.infolist() if not info.is_dir()]
+        self.images = sorted(name for name in names if is_image(name))
+        self._all = set(names)
+
+    def __iter__(self) -> Iterator[Entry]:
+        with _readable(self.path), zipfile.ZipFile(self.path) as file:
+            for name in self.images:
+                text = caption_name(name)
+                caption = _text(self._member(file, text, MAX_CAPTION)) if text in self._all else None
+                yield name, self._member(file, name, MAX_FILE), caption
+
+    def _member(self, file: zipfile.ZipFile, name: str, limit: int) -> bytes | Bad:
+        info = file.getinfo(name)
+        if info.file_size > limit:
+            return Bad(name, "too large", f"{info.file_size} bytes")
+        try:
+            return file.read(info)
+        except (*_DAMAGE, OSError) as error:
+            return Bad(name, "damaged", one_line(error, 80))
+
+
+class TarImages:
+    """The images of a tar file, compressed or not, in its own order. UserError: it cannot be read."""
+
+    def __init__(self, path: Path):
+        self.path, self.images, self._captions = path, list[str](), dict[str, str | None]()
+        for name, member, file in self._members():
+            if is_image(name):
+                self.images.append(name)
+            elif name.endswith(".txt"):
+                self._captions[name] = _text(self._content(file, member, name, MAX_CAPTION))
+
+    def __iter__(self) -> Iterator[Entry]:
+        for name, member, file in self._members():
+            if is_image(name):
+                yield name, self._content(file, member, name, MAX_FILE), self._captions.get(caption_name(name))
+
+    def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
+        with _readable(self.path), tarfile.open(self.path) as file:
+            for member in file:
+                if member.isreg():  # links and devices are not followed
+                    yield member.name.removeprefix("./"), member, file
+                file.members = []  # type: ignore[attr-defined]  # its list of what it has seen would grow with the archive
+
+    def _content(self, file: tarfile.TarFile, member: tarfile.TarInfo, name: str, limit: int) -> bytes | Bad:
+        if member.size > limit:
+            return Bad(name, "too large", f"{member.size} bytes")
+        stream = file.extractfile(member)
+        data = stream.read(limit) if stream else b""
+        return data if len(data) == member.size else Bad(name, "damaged", "the archive ends within it")
+
+
+class NpzImages:
+    """The images of an ADM batch: `arr_0`, uint8 (N, H, W, 3). UserError: anything else."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with Npz(path) as file:
+            if "arr_0" not in file:
+                raise UserError(
+                    f"{str(path)!r} holds no images: expected arr_0, found {', '.join(file.names) or 'nothing'}"
+                )
+            shape, dtype = file.shape("arr_0"), file.dtype("arr_0")
+        if len(shape) != 4 or shape[3] != 3 or dtype != "uint8":
+            raise UserError(f"{str(path)!r}: arr_0 must be uint8 (N, H, W, 3), it is {dtype} {shape}")
+        if not 0 < shape[1] * shape[2] <= MAX_PIXELS:
+            raise UserError(f"{str(path)!r}: images of {shape[1]} x {shape[2]}")
+        self.images = range(shape[0])
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor, None]]:
+        with Npz(self.path) as file:
+            for index, row in enumerate(file.rows("arr_0")):
+                yield f"arr_0[{index}]", torch.from_numpy(row.copy()).permute(2, 0, 1).contiguous(), None
+
+
+def _text(data: bytes | Bad) -> str | None:
+    return None if isinstance(data, Bad) else data.decode("utf-8", "replace").strip()
+
+
+class _readable:  # noqa: N801
+    """Errors of reading an archive as a UserError that names it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise UserError(f"cannot read {str(self.path)!r}: {error.strerror or one_line(error)}") from error
+        if isinstance(error, _DAMAGE) and not isinstance(error, UserError):
+            raise UserError(f"{str(self.path)!r} is a damaged archive ({one_line(error, 120)})") from error

@@ -1,0 +1,60 @@
+"""The metrics of a comparison: how they are called, which way is better, how many digits they deserve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .metrics import METRICS
+
+FRECHET = ("fid", "fd_dinov2", "fd_efficientnet")
+DASH, MINUS = "\u2013", "\u2212"
+COMPUTED = ("evaluations", "effective_scale")
+"""What comes from the trace, and is not asked for."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """better: -1 where less is better, 1 where more is, 0 where neither. definition: in one line."""
+
+    label: str
+    digits: int
+    better: int
+    definition: str
+
+
+def _column(name: str, label: str, digits: int) -> Column:
+    metric = METRICS[name]
+    return Column(label, digits, {"lower": -1, "higher": 1, "": 0}[metric.better], metric.definition)
+
+
+COLUMNS: dict[str, Column] = {
+    "fid": _column("fid", "FID", 2),
+    "fd_dinov2": _column("fd_dinov2", "FD-DINOv2", 1),
+    "fd_efficientnet": _column("fd_efficientnet", "FD-EfficientNet", 1),
+    "kid": _column("kid", "KID", 5),
+    "cmmd": _column("cmmd", "CMMD", 3),
+    "precision": _column("precision", "precision", 3),
+    "recall": _column("recall", "recall", 3),
+    "clip_score": _column("clip_score", "CLIPScore", 2),
+    "clipping": _column("clipping", "clipping", 4),
+    "saturation": _column("saturation", "saturation", 4),
+    "contrast": _column("contrast", "contrast", 4),
+    "evaluations": Column("evaluations", 1, -1, "of the denoiser per image, as it would be made alone"),
+    "effective_scale": Column(
+        "effective scale", 2, 0, "mean over steps of <guided - uncond, d> / |d|^2 with d = cond - uncond"
+    ),
+}
+
+CHOICES = tuple(name for name in COLUMNS if name not in COMPUTED)
+
+
+def primary(metrics: list[str]) -> str | None:
+    """The metric that conclusions are about: the first that has a better side."""
+    return next((name for name in COLUMNS if name in metrics and COLUMNS[name].better), None)
+
+
+def number(name: str, value: float | None) -> str:
+    """A value with the digits of its metric and a true minus sign; a dash for none."""
+    if value is None or value != value:
+        return DASH
+    return f"{value:.{COLUMNS[name].digits}f}".replace("-", MINUS)

@@ -1,0 +1,63 @@
+"""What a comparison says, in one plain sentence per rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .columns import COLUMNS, number, primary
+
+
+def conclude(guidances: list[str], metrics: list[str], differences: list[dict[str, Any]], images: int) -> list[str]:
+    """A sentence for each rule but the first, on the first metric that has a better side; [] without such a metric.
+
+    differences: as in results.json; those that an interval does not tell from 0 count as undecided.
+    """
+    metric = primary(metrics)
+    if metric is None or len(guidances) < 2:
+        return []
+    first, *others = guidances
+    chosen = [entry for entry in differences if entry["metric"] == metric]
+    several = {key: len({entry[key] for entry in chosen}) > 1 for key in ("steps", "scheduler")}
+    return [
+        _sentence(rule, first, metric, [e for e in chosen if e["guidance"] == rule], several, images) for rule in others
+    ]
+
+
+def _sentence(
+    rule: str, first: str, metric: str, entries: list[dict[str, Any]], several: dict[str, bool], images: int
+) -> str:
+    column = COLUMNS[metric]
+    gain = {id(entry): column.better * entry["value"] for entry in entries}
+    if any(entry["low"] != entry["low"] or entry["low"] is None for entry in entries):
+        return f"{rule} against {first}: {images} images are too few for an interval, so nothing is decided."
+    decided = [entry for entry in entries if entry["low"] > 0 or entry["high"] < 0]
+    better = sorted((e for e in decided if gain[id(e)] > 0), key=lambda e: -gain[id(e)])
+    worse = sorted((e for e in decided if gain[id(e)] < 0), key=lambda e: gain[id(e)])
+    undecided = [entry for entry in entries if entry not in decided]
+    parts = []
+    for verb, group in (("beats", better), ("loses to", worse)):
+        if group:
+            most = group[0]
+            low, high = sorted((abs(most["low"]), abs(most["high"])))
+            by = f"{number(metric, abs(most['value']))} {column.label} [{number(metric, low)}, {number(metric, high)}]"
+            more = f", and at {len(group) - 1} other settings by less" if len(group) > 2 else ""
+            more = f", and at {_where(group[1], several)} by less" if len(group) == 2 else more
+            parts.append(f"{verb} {first} at {_where(most, several)} by {by}{more}")
+    if undecided:
+        places = "every setting" if len(undecided) == len(entries) else _places(undecided, several)
+        parts.append(f"cannot be told from {first} at {places}" if not parts else f"undecided at {places}")
+    return f"{rule} {'; '.join(parts)}."
+
+
+def _where(entry: dict[str, Any], several: dict[str, bool]) -> str:
+    where = f"scale {entry['guidance_scale']:g}"
+    if several["steps"]:
+        where += f" with {entry['steps']} steps"
+    return where + (f" of {entry['scheduler'] or 'the own scheduler'}" if several["scheduler"] else "")
+
+
+def _places(entries: list[dict[str, Any]], several: dict[str, bool]) -> str:
+    if len(entries) > 3:
+        return f"{len(entries)} settings"
+    names = [_where(entry, several) for entry in entries]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names)

@@ -1,0 +1,82 @@
+"""Kernel distances between sets of features, and the Inception Score."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffguide.pipelines.errors import UserError
+
+SUBSETS, SUBSET_SIZE = 100, 1000  # of torch-fidelity and torchmetrics
+SPLITS = 10  # of the Inception Score's paper
+_SEED = 2020  # of torch-fidelity, so that both draw the same subsets
+
+
+def kid(
+    features: Tensor, reference: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
+) -> tuple[float, float]:
+    """Kernel Inception Distance (Binkowski et al., arXiv 1801.01401): mean and standard deviation over subsets.
+
+    The unbiased squared MMD with the kernel (x.y / d + 1)^3, so slightly below 0 for equal sets.
+
+    Args:
+        features: (n, d) of the images.
+        reference: (m, d).
+        subsets: how many pairs of subsets are drawn, without replacement, always the same ones.
+        subset_size: images in each; all of the smaller side where that has fewer.
+
+    Raises:
+        UserError: fewer than two images on one side.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    size = min(subset_size, len(features), len(reference))
+    if size < 2:
+        raise UserError(f"KID needs 2 images at least on both sides, not {len(features)} and {len(reference)}")
+    x, y = features.double(), reference.double()
+    draw = np.random.RandomState(_SEED)
+    values = []
+    for _ in range(subsets):
+        rows = [torch.from_numpy(draw.choice(len(side), size, replace=False)).to(side.device) for side in (x, y)]
+        values.append(poly_mmd(x[rows[0]], y[rows[1]]))
+    result = torch.stack(values)
+    return float(result.mean()), float(result.std(correction=0))
+
+
+def cmmd(features: Tensor, reference: Tensor, block: int = 2048) -> float:
+    """CLIP-MMD (Jayasumana et al., arXiv 2401.09603): 1000 times the squared MMD of unit CLIP embeddings.
+
+    Gaussian kernel of width 10; the estimate with the diagonal, as in the authors' code.
+    """
+    x, y = F.normalize(features.double()), F.normalize(reference.double())
+
+    def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+        sums = [torch.exp((part @ b.T - 1) / 10**2).sum() for part in a.split(block)]  # |a - b|^2 = 2 - 2 a.b
+        return torch.stack(sums).sum() / (len(a) * len(b))
+
+    return 1000 * float(mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y))
+
+
+def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
+    """Inception Score (Salimans et al., arXiv 1606.03498): mean and standard deviation over splits.
+
+    Args:
+        logits: (n, classes), of the images in an order that does not matter: they are shuffled, always the same way.
+        splits: into how many parts.
+
+    Raises:
+        UserError: fewer images than splits.
+    """
+    if len(logits) < splits:
+        raise UserError(f"the Inception Score over {splits} splits needs {splits} images at least, not {len(logits)}")
+    order = torch.from_numpy(np.random.RandomState(_SEED).permutation(len(logits))).to(logits.device)
+    log_p = logits[order].double().log_softmax(1)
+    scores = []
+    for i in range(splits):
+        part = log_p[i * len(logits) // splits : (i + 1) * len(logits) // splits]
+        marginal = part.exp().mean(0).log()
+        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+    result = torch.stack(scores)
+    return float(result.mean()), float(result.std(correction=0))

@@ -1,0 +1,129 @@
+"""One pass over images: the features of every network and the values of every metric of single images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffguide.pipelines.errors import UserError
+
+from .features import Extractor, FeatureExtractor
+from .images import Batch, Images
+from .metrics import METRICS, Context
+from .statistics import Moments
+
+BATCH_SIZE = 32
+
+
+@dataclass
+class Pass:
+    """What came out, in the order of the images.
+
+    features: by the networks' names as asked for, (n, d) float32 on the CPU, where they are kept. moments: of every
+    network. values: by metric, (n,).
+    """
+
+    n: int = 0
+    features: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+def run_pass(
+    images: Images,
+    extractors: Mapping[str, FeatureExtractor],
+    metrics: Sequence[str] = (),
+    context: Context | None = None,
+    *,
+    keep: bool | Sequence[str] = True,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], Any] | None = None,
+) -> Pass:
+    """Run networks and metrics over images.
+
+    Args:
+        images: the source; its captions are the prompts where `context` has none.
+        extractors: by any name.
+        metrics: names of metrics of kind "image".
+        context: what they need, for all images together.
+        keep: whether features are kept (4 d bytes an image), or of which networks; moments always are (8 d^2 bytes).
+        batch_size: images a step; nothing depends on it but speed and memory.
+        progress: called with the number of images of each batch.
+
+    Raises:
+        UserError: bad images (see `Images`), fewer than prompts or baseline images, or features that are not finite.
+    """
+    context = context or Context()
+    kept: dict[str, list[Tensor]] = {name: [] for name in extractors if keep is True or (keep and name in keep)}
+    values: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    result = Pass(moments={name: Moments() for name in extractors})
+    for batch in images.batches(batch_size):
+        groups = batch.groups()
+        for name, extractor in extractors.items():
+            features = _features(extractor, groups)
+            if not features.isfinite().all():
+                row = int((~features.isfinite()).any(1).nonzero()[0])
+                raise UserError(f"{extractor.name} gave features that are not finite for {batch.names[row]!r}")
+            result.moments[name].update(features)
+            if name in kept:
+                kept[name].append(features.cpu())
+        if metrics:
+            _measure(batch, groups, metrics, context, result.n, values)
+        result.n += len(batch)
+        if progress:
+            progress(len(batch))
+    for name, count in (("prompts", context.prompts), ("baseline", context.baseline)):
+        if count is not None and len(count) != result.n:
+            raise UserError(f"{len(count)} {name} for {result.n} images of {images.label}: they must be as many")
+    result.features = {name: torch.cat(parts) for name, parts in kept.items()}
+    result.values = {name: torch.cat(parts) for name, parts in values.items()}
+    return result
+
+
+def _features(extractor: FeatureExtractor, groups: list[Tensor]) -> Tensor:
+    if isinstance(extractor, Extractor) and len(groups) > 1:  # images of several sizes are one batch once resized
+        return extractor.embed(torch.cat([extractor.prepare(group) for group in groups]))
+    return torch.cat([extractor(group) for group in groups])
+
+
+def _measure(
+    batch: Batch,
+    groups: list[Tensor],
+    metrics: Sequence[str],
+    context: Context,
+    start: int,
+    values: dict[str, list[Tensor]],
+) -> None:
+    """Add the values of a batch, whose first image is number `start`."""
+    prompts = context.prompts
+    if prompts is None and all(caption is not None for caption in batch.captions):
+        prompts = batch.captions  # type: ignore[assignment]
+        offset = 0
+    else:
+        offset = start
+    for group in groups:
+        size = len(group)
+        part = replace(
+            context,
+            prompts=None if prompts is None else prompts[offset : offset + size],
+            baseline=None if context.baseline is None else context.baseline[start : start + size],
+        )
+        offset, start = offset + size, start + size
+        pixels = group.float() / 255 if group.dtype == torch.uint8 else group
+        for name in metrics:
+            for need in METRICS[name].needs:
+                if getattr(part, need) is None or (need == "prompts" and len(part.prompts or ()) < size):
+                    raise UserError(f"{name} needs {need}: there are none for {batch.names[0]!r}")
+            values[name].append(METRICS[name].compute(pixels, part).float().cpu())
+
+
+def progress_bar(total: int | None, label: str) -> Any:
+    """A tqdm bar on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="image", desc=label, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)

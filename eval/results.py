@@ -1,0 +1,187 @@
+"""From the measurements of a finished run to its results: values, paired differences, equal effort, conclusions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .bootstrap import FEWEST, LEVEL, METHOD, REPLICATES, SEED, Bootstrap, Interval
+from .columns import COLUMNS, COMPUTED, FRECHET
+from .conclusions import conclude
+from .effort import Match, match_effective_scale, match_evaluations
+from .leave_one_out import FrechetReference, leave_one_out, pseudo_values
+from .measures import distances, networks_of
+from .metrics import METRICS, Reference
+from .plan import Plan
+from .sampler import TRACED
+from .store import Arrays, Store, read_json, write_file, write_json
+
+
+@dataclass
+class Measured:
+    """One cell: the value of each metric, and per image (n,) what its interval is resampled from, if it has one."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    per_image: dict[str, np.ndarray] = field(default_factory=dict)
+    trace: dict[str, list[float]] = field(default_factory=dict)
+
+
+def compute_results(
+    store: Store, references: Mapping[str, Reference] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """The results of a finished run, as they are written to results.json.
+
+    references: what images are measured against, by the names of the networks. device: where the linear algebra of the
+    Frechet distance runs, in float64. UserError: the run is not finished.
+    """
+    plan, names = store.plan, [*(name for name in COLUMNS if name in store.plan.metrics), *COMPUTED]
+    references = references or {}
+    used = networks_of(plan)
+    asked = [Distance(name, used[name], references[used[name]], device) for name in distances(plan.metrics)]
+    measured = [measure_cell(store.read_cell(i), names, asked) for i in range(len(plan.cells))]
+    names = [name for name in names if all(name in cell.values for cell in measured)]
+    table = Table(plan, measured, Bootstrap(plan.num_images))
+    matched = {
+        "matched_evaluations": match_evaluations(plan.cells, [cell.values["evaluations"] for cell in measured]),
+        "matched_effective_scale": match_effective_scale(
+            plan.cells, [cell.values["effective_scale"] for cell in measured]
+        ),
+    }
+    differences = table.differences(names)
+    return {
+        "format": 1,
+        "command": plan.command(),
+        "environment": _environment(store, references),
+        "model": plan.model,
+        "n": plan.num_images,
+        "seeds": [plan.seed(0), plan.seed(plan.num_images - 1)],
+        "prompts": len(plan.prompts),
+        "metrics": names,
+        "cells": [table.cell(i, names) for i in range(len(plan.cells))],
+        "differences": differences,
+        **{name: [table.match(match, names) for match in matches] for name, matches in matched.items()},
+        "conclusions": conclude(plan.guidances, names, differences, plan.num_images),
+    }
+
+
+def write_results(store: Store, results: dict[str, Any]) -> None:
+    """results.json and results.csv, a row per cell."""
+    write_json(store.folder / "results.json", results)
+    text = io.StringIO()
+    settings = ["guidance", "guidance_scale", "steps", "scheduler", "n"]
+    kinds = ["", "_low", "_high", "_minus_baseline", "_minus_baseline_low", "_minus_baseline_high"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*settings, *(f"{name}{kind}" for name in results["metrics"] for kind in kinds)])
+    by_cell = {(entry["cell"], entry["metric"]): entry for entry in results["differences"]}
+    for i, cell in enumerate(results["cells"]):
+        row = [cell[name] for name in settings]
+        for name in results["metrics"]:
+            for entry in (cell["metrics"][name], by_cell.get((i, name), {})):
+                row += [_text(entry.get(key)) for key in ("value", "low", "high")]
+        writer.writerow(row)
+    write_file(store.folder / "results.csv", text.getvalue().encode())
+
+
+class Distance:
+    """A metric between the features of a cell and those of the reference."""
+
+    def __init__(self, name: str, network: str, reference: Reference, device: str):
+        self.name, self.features, self.reference = name, f"features_{network}", reference
+        statistics = reference.statistics
+        self.frechet = None
+        if name in FRECHET:
+            self.frechet = FrechetReference(statistics.mu.to(device), statistics.sigma.to(device))
+
+    def measure(self, features: Tensor) -> tuple[float, np.ndarray | None]:
+        """Its value, and per image (n,) what its interval is resampled from, where it has one."""
+        if self.frechet is None:
+            return METRICS[self.name].compute(features, self.reference).value, None
+        value, left_out = leave_one_out(features.to(self.frechet.mu.device), self.frechet)
+        return value, pseudo_values(value, left_out).cpu().numpy()
+
+
+def measure_cell(arrays: Arrays, names: list[str], asked: list[Distance]) -> Measured:
+    """The metrics of one cell from what its batches hold, one row per image."""
+    cell = Measured()
+    for name in names:
+        if name in arrays:
+            per_image = arrays[name].astype(np.float64)
+            cell.values[name], cell.per_image[name] = float(per_image.mean()), per_image
+    for distance in asked:
+        value, values = distance.measure(torch.from_numpy(arrays[distance.features]))
+        cell.values[distance.name] = value
+        if values is not None:
+            cell.per_image[distance.name] = values
+    if "trace_timestep" in arrays:
+        steps = {name: arrays[f"trace_{name}"] for name in (*TRACED, "evaluations", "timestep")}
+        cell.trace = {name: _mean(values.astype(np.float64)) for name, values in steps.items()}
+    return cell
+
+
+class Table:
+    """Values of cells, and of combinations of cells, with intervals."""
+
+    def __init__(self, plan: Plan, measured: list[Measured], bootstrap: Bootstrap):
+        self.plan, self.measured, self.bootstrap = plan, measured, bootstrap
+
+    def interval(self, metric: str, weights: Mapping[int, float]) -> Interval:
+        """The sum over cells of weight times metric."""
+        value = sum(weight * self.measured[i].values[metric] for i, weight in weights.items())
+        per_image = [weight * self.measured[i].per_image.get(metric, np.nan) for i, weight in weights.items()]
+        return self.bootstrap.interval(value, np.broadcast_to(sum(per_image), self.plan.num_images))
+
+    def cell(self, i: int, names: list[str]) -> dict[str, Any]:
+        """One cell for the record."""
+        metrics = {name: asdict(self.interval(name, {i: 1.0})) for name in names}
+        record = asdict(self.plan.cells[i]) | {"n": self.plan.num_images, "folder": self.plan.folder(i)}
+        return record | {"metrics": metrics, "trace": self.measured[i].trace}
+
+    def differences(self, names: list[str]) -> list[dict[str, Any]]:
+        """Every cell less the cell of the first rule at the same setting, metric by metric."""
+        first = self.plan.guidances[0]
+        base = {cell.setting: i for i, cell in enumerate(self.plan.cells) if cell.guidance == first}
+        records = []
+        for i, cell in enumerate(self.plan.cells):
+            if cell.guidance == first:
+                continue
+            where = {"cell": i, "baseline": base[cell.setting], **asdict(cell)}
+            for name in names:
+                interval = self.interval(name, {i: 1.0, base[cell.setting]: -1.0})
+                records.append({**where, "metric": name, **asdict(interval)})
+        return records
+
+    def match(self, match: Match, names: list[str]) -> dict[str, Any]:
+        """A match for the record: the rule's values there, and what they are more than the baseline's."""
+        weights, record = dict(match.cells), asdict(match) | {"cells": [list(pair) for pair in match.cells]}
+        if not weights:
+            return record
+        values = {name: asdict(self.interval(name, weights)) for name in names}
+        less = {**weights, match.baseline: weights.get(match.baseline, 0.0) - 1.0}
+        return record | {"metrics": values, "minus_baseline": {n: asdict(self.interval(n, less)) for n in names}}
+
+
+def _environment(store: Store, references: Mapping[str, Reference]) -> dict[str, Any]:
+    settings = {"replicates": REPLICATES, "level": LEVEL, "seed": SEED, "fewest_images": FEWEST}
+    record = read_json(store.folder / "environment.json") | {"intervals": {"method": METHOD, **settings}}
+    for network, reference in references.items():
+        record[f"reference {network}"] = f"{store.plan.reference}: {reference.statistics.describe()}"
+    return record
+
+
+def _mean(values: np.ndarray) -> list[float]:
+    """The mean of each column over what is not NaN."""
+    there = np.isfinite(values)
+    counts = there.sum(0)
+    sums = np.where(there, values, 0).sum(0)
+    return [float(total / count) if count else float("nan") for total, count in zip(sums, counts)]
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None or value != value else repr(float(value))

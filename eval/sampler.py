@@ -1,0 +1,150 @@
+"""Samples batches of a plan, and measures their images as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffguide.guidance import Guidance
+from diffguide.pipelines.metadata import save_png
+from diffguide.pipelines.request import Request
+from diffguide.pipelines.rules import NATIVE, parse_guidance
+from diffguide.pipelines.sampling import Picture, sample
+from diffguide.pipelines.schedulers import make_scheduler
+
+from .plan import Cell, Plan
+from .store import Arrays, Store, Unit, write_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Measure = Callable[[Tensor, Sequence[str]], Tensor]
+"""Images (N, 3, H, W) in [0, 1] and their prompts -> (N,) or (N, D)."""
+
+TRACED = ("cosine", "ratio", "update_norm", "effective_scale")
+
+
+@dataclass(frozen=True)
+class PairedRequest(Request):
+    """A request whose prompts and seeds are pairs."""
+
+    @property
+    def jobs(self) -> list[tuple[str, int]]:
+        """Prompt and seed of each image."""
+        return list(zip(self.prompts, self.seeds))
+
+
+def request_of(plan: Plan, cell: Cell, images: Sequence[int]) -> PairedRequest:
+    """The images of a cell with these numbers."""
+    return PairedRequest(
+        prompts=[plan.prompt(image) for image in images],
+        seeds=[plan.seed(image) for image in images],
+        model=plan.model,
+        guidance=cell.guidance,
+        guidance_scale=cell.guidance_scale,
+        steps=cell.steps,
+        negative_prompt=plan.negative_prompt,
+        scheduler=cell.scheduler,
+        height=plan.height,
+        width=plan.width,
+        dtype=plan.dtype,
+        device=plan.device,
+        cpu_offload=False,
+        batch_size=plan.batch_size,
+    )
+
+
+def sample_units(
+    pipe: Any, store: Store, units: Sequence[Unit], measures: Mapping[str, Measure], process: int = 0
+) -> Iterator[int]:
+    """Sample, measure and write batches in order; after each, the number of its images.
+
+    Args:
+        pipe: a loaded pipeline, whose scheduler is its own again afterwards.
+        store: where the batches go.
+        units: cells and batches, those of one cell together.
+        measures: what is measured on the images, by name.
+        process: the number of this process, for its file of seconds.
+
+    Raises:
+        UserError: an argument that the pipeline does not take, not enough memory, a full disk.
+    """
+    plan, own_scheduler = store.plan, pipe.scheduler
+    try:
+        for number, group in groupby(units, key=lambda unit: unit[0]):
+            cell, batches = plan.cells[number], [batch for _, batch in group]
+            pipe.scheduler = make_scheduler(cell.scheduler, own_scheduler) if cell.scheduler else own_scheduler
+            request = request_of(plan, cell, [image for batch in batches for image in plan.images(batch)])
+            pictures = sample(pipe, rule_of(cell), request)
+            for batch in batches:
+                images = plan.images(batch)
+                made = [next(pictures) for _ in images]
+                for image, picture in zip(images, made):
+                    if plan.keeps(image):
+                        _save(picture, store.image_path(number, image))
+                arrays = measure_pictures(made, measures)
+                store.finish_batch(number, batch, arrays, sum(picture.seconds for picture in made), process)
+                yield len(images)
+            pictures.close()  # type: ignore[attr-defined]
+    finally:
+        pipe.scheduler = own_scheduler
+
+
+def rule_of(cell: Cell) -> Guidance | None:
+    """The rule of a cell, None for the pipeline's own. UserError for options that it does not take."""
+    return None if cell.guidance in NATIVE else parse_guidance(cell.guidance, cell.guidance_scale)
+
+
+def measure_pictures(pictures: Sequence[Picture], measures: Mapping[str, Measure]) -> Arrays:
+    """What is kept of a batch, a row per picture: the measures, evaluations, effective scale and the trace."""
+    images = torch.stack([to_tensor(picture.image) for picture in pictures])
+    prompts = [picture.settings.prompt for picture in pictures]
+    arrays = {name: measure(images, prompts).detach().cpu().numpy() for name, measure in measures.items()}
+    return arrays | _traced(pictures)
+
+
+def to_tensor(image: Image) -> Tensor:
+    """(3, H, W) in [0, 1] from a picture's 8-bit values: those that its file holds."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def _traced(pictures: Sequence[Picture]) -> Arrays:
+    trace = pictures[0].trace
+    if trace is None:
+        nothing = np.full(len(pictures), np.nan)
+        return {"evaluations": nothing, "effective_scale": nothing}
+    places = [picture.place for picture in pictures]
+    steps = {name: torch.stack([getattr(record, name) for record in trace])[:, places].T for name in TRACED}
+    needed = torch.tensor([[record.evaluations for _ in places] for record in trace]).T.double()
+    # A rule leaves a prediction out once all of a batch can do without it. An image that was conditional before that
+    # would have done so alone, and neither its cost nor its trace is to depend on the others.
+    conditional = torch.tensor([[record.decision[place] == "conditional" for place in places] for record in trace]).T
+    needed[conditional & (needed == 2)] = 1
+    for name in ("cosine", "ratio", "update_norm"):
+        steps[name] = steps[name].masked_fill(conditional, torch.nan)
+    kept = {f"trace_{name}": values.numpy().astype(np.float32) for name, values in steps.items()}
+    scales = steps["effective_scale"].double().nanmean(dim=1)
+    timesteps = np.tile([record.timestep for record in trace], (len(places), 1))
+    return kept | {
+        "evaluations": needed.sum(dim=1).numpy(),
+        "effective_scale": scales.numpy(),
+        "trace_evaluations": needed.numpy().astype(np.float32),
+        "trace_timestep": timesteps,
+    }
+
+
+def _save(picture: Picture, path: Path) -> None:
+    if path.suffix == ".png":
+        save_png(picture.image, path, picture.settings)
+        return
+    encoded = BytesIO()
+    picture.image.save(encoded, format="WEBP", lossless=True, exact=True)
+    write_file(path, encoded.getvalue())

@@ -1,0 +1,73 @@
+"""diffguide stats: the reference statistics of images, mean and covariance in float64, for diffguide evaluate.
+
+    diffguide stats photos/ --output photos.npz
+    diffguide stats photos/ --extractor dinov2 --output photos-dinov2.npz
+
+pytorch-fid, clean-fid and EDM read the file too. It also says which network, weights and resize it is of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from diffguide.pipelines.errors import UserError
+
+from .evaluate import add_network_options, make_networks
+from .networks import check_extractor
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's `commands`."""
+    parser = commands.add_parser(
+        "stats",
+        help="reference statistics of images",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument(
+        "images", metavar="IMAGES", help="folder, .zip, .tar, .npz, or the name of an embedded set: emoji"
+    )
+    parser.add_argument("--output", "-o", required=True, metavar="NPZ", help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    add_network_options(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute, write and print; 0. UserError for a mistake of the user."""
+    network = args.extractor or "inception"
+    check_extractor(network, None, args.resize)
+    output = Path(args.output).expanduser()
+    if output.suffix != ".npz":
+        raise UserError(f"the output must be an .npz file, not {args.output!r}")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {str(output.parent)!r}")
+    if output.exists() and (output.is_dir() or not args.overwrite):
+        raise UserError(f"{args.output!r} exists: --overwrite replaces a file")
+    networks = make_networks(args)
+
+    from .images import open_images, summary
+    from .passes import progress_bar, run_pass
+    from .references import REFERENCES, load_reference
+    from .statistics import save_statistics
+
+    embedded = args.images in REFERENCES
+    options = {"convert": args.convert, "skip_bad": args.skip_bad}
+    images = load_reference(args.images) if embedded else open_images(args.images, **options)
+    extractor = networks.load_one(network)
+    with progress_bar(images.count, "images") as bar:
+        done = run_pass(images, {network: extractor}, keep=False, batch_size=args.batch_size, progress=bar.update)
+    statistics = done.moments[network].statistics(extractor.name, extractor.weights_hash, extractor.resize)
+    save_statistics(output, statistics)
+    skipped = summary(images.bad)
+    if args.json:
+        names = ("n", "extractor", "weights_hash", "resize")
+        record = {name: getattr(statistics, name) for name in names}
+        print(json.dumps({"path": args.output, **record, "skipped": skipped}, indent=2))
+    else:
+        print(f"{args.output}: {statistics.describe()}" + (f" (left out: {skipped})" if skipped else ""))
+    return 0

@@ -1,0 +1,55 @@
+"""Which part of what a denoiser is given and returns is latents, and so for a rule to see.
+
+Editing pipelines append reference images to the latents, image-to-video ones give the first frame. The pipeline throws
+away what the model says about those; in a norm or a projection they would weigh as much as the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .layouts import Layout
+
+
+def region(pipe: Any, layout: Layout, count: int | None) -> Any:
+    """Where the latents are, the same in model input and prediction, as an index; `...` is everywhere.
+
+    count: how many entries along dimension 1 are latents, as `watch_latents` found.
+    """
+    if layout.tokens and count is not None:
+        return (slice(None), slice(0, count) if layout.tokens == "first" else slice(-count, None))
+    given = getattr(getattr(pipe, "transformer", None), "config", {}).get("image_condition_type")
+    if layout.first_frame and given != "latent_concat":  # HunyuanVideo's other way: the first frame as more channels
+        return (*[slice(None)] * layout.first_frame, slice(1, None))
+    return ...
+
+
+def latents_in(sample: Tensor, prediction: Tensor, where: Any) -> Tensor:
+    """The latents in a model input: in its region `where`, and as large as the prediction there.
+
+    Conditions come after the latents, as more channels. Outside the region a prediction may have less than the input:
+    a model that remembers its reference images says nothing of them.
+    """
+    return sample[where][tuple(slice(0, size) for size in prediction[where].shape)]
+
+
+def watch_latents(pipe: Any, report: Callable[[int], None]) -> Callable[[], None]:
+    """Let `pipe.prepare_latents` report how many entries along dimension 1 it makes; returns what undoes this."""
+    native, before = pipe.prepare_latents, vars(pipe).get("prepare_latents")
+
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        prepared = native(*args, **kwargs)
+        report((prepared[0] if isinstance(prepared, tuple) else prepared).shape[1])
+        return prepared
+
+    def restore() -> None:
+        if before is None:
+            del pipe.__dict__["prepare_latents"]
+        else:
+            pipe.__dict__["prepare_latents"] = before
+
+    pipe.__dict__["prepare_latents"] = prepare
+    return restore

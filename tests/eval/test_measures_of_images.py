@@ -1,0 +1,123 @@
+"""Pixels, kernels, manifolds and text against other libraries and hand-written loops."""
+
+import colorsys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffguide.eval.kernels import cmmd, inception_score, kid
+from diffguide.eval.manifold import precision_recall
+from diffguide.eval.metrics import METRICS, Context
+from diffguide.eval.pixels import clipping, contrast, saturation
+from diffguide.pipelines.errors import UserError
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (3, 3, 9, 7), generator=torch.Generator().manual_seed(0)).float() / 255
+
+
+def test_saturation_is_that_of_colorsys(images):
+    images[0, :, 0, 0] = 0  # black
+    expected = [np.mean([colorsys.rgb_to_hsv(*p)[1] for p in image.flatten(1).T.tolist()]) for image in images]
+    torch.testing.assert_close(saturation(images).double(), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_contrast_is_that_of_pillows_luma(images):
+    pixels = images.mul(255).byte().permute(0, 2, 3, 1).numpy()
+    expected = [np.asarray(Image.fromarray(p).convert("L"), float).std() / 255 for p in pixels]
+    np.testing.assert_allclose(contrast(images).numpy(), expected, atol=0.004)  # Pillow rounds to 8 bits
+    assert contrast(torch.full((1, 3, 4, 4), 0.3)).item() == pytest.approx(0, abs=1e-6)
+    half = torch.cat([torch.zeros(1, 3, 4, 2), torch.ones(1, 3, 4, 2)], 3)
+    assert contrast(half).item() == pytest.approx(0.5)
+
+
+def test_clipping_counts_channel_values_at_the_ends():
+    images = torch.full((2, 3, 2, 2), 0.5)
+    images[1, 0, 0, 0], images[1, 1, 1, 1], images[1, 2, 0, 1] = 0, 1, 254 / 255
+    assert clipping(images).tolist() == [0, pytest.approx(2 / 12)]
+
+
+def sets(n=60, m=80, d=16):
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(n, d, generator=generator), 0.3 + torch.randn(m, d, generator=generator)
+    return torch.cat([x, x[:2]]), y  # with duplicates
+
+
+def test_precision_and_recall_are_torch_fidelitys():
+    prc = pytest.importorskip("torch_fidelity.metric_prc")
+    x, y = sets()
+    expected = prc.calculate_precision_recall_full(x.double(), y.double(), 3, 10000)
+    for block in (1, 7, 4096):
+        assert precision_recall(x, y, block=block) == pytest.approx(expected)
+    assert 0 < expected[0] < 1
+
+
+def test_precision_and_recall_by_hand():
+    line = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    assert precision_recall(torch.tensor([[-1.0], [9.0], [2.5], [20.0]]), line, k=1) == (0.5, 1.0)
+    with pytest.raises(UserError, match="more than 3 images, not 2"):
+        precision_recall(line[:2], line)
+
+
+def test_kid_is_torch_fidelitys():
+    metric = pytest.importorskip("torch_fidelity.metric_kid")
+    x, y = sets()
+    expected = metric.kid_features_to_metric(x.double(), y.double(), kid_subsets=20, kid_subset_size=50, verbose=False)
+    assert kid(x, y, 20, 50) == pytest.approx(tuple(expected.values()), rel=1e-9)
+
+
+def test_inception_score_is_torch_fidelitys():
+    metric = pytest.importorskip("torch_fidelity.metric_isc")
+    logits = torch.randn(57, 11, generator=torch.Generator().manual_seed(0))
+    expected = metric.isc_features_to_metric(logits)
+    assert inception_score(logits) == pytest.approx(tuple(expected.values()), rel=1e-9)
+    with pytest.raises(UserError, match="needs 10 images at least, not 4"):
+        inception_score(logits[:4])
+
+
+def test_cmmd_is_the_double_sum():
+    x, y = sets(7, 5)
+    unit = [[row / np.linalg.norm(row) for row in side.double().numpy()] for side in (x, y)]
+
+    def mean(a, b):
+        return np.mean([np.exp(-np.sum((p - q) ** 2) / 200) for p in a for q in b])
+
+    expected = 1000 * (mean(unit[0], unit[0]) + mean(unit[1], unit[1]) - 2 * mean(*unit))
+    assert cmmd(x, y, block=3) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ssim_is_torchmetrics_class(images):
+    from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+    images = images.repeat(1, 1, 3, 3)
+    other = (images + 0.1 * torch.rand(images.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
+    values = METRICS["ssim"].compute(images, Context(baseline=other))
+    expected = [StructuralSimilarityIndexMeasure(data_range=1.0)(i[None], o[None]) for i, o in zip(images, other)]
+    torch.testing.assert_close(values, torch.stack(expected))
+    assert METRICS["ssim"].compute(images[:1], Context(baseline=images[:1])).tolist() == [pytest.approx(1)]
+
+
+def test_clip_score_is_transformers_own_cosine(trained, images):
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    from diffguide.eval.features import load_extractor
+
+    images = torch.nn.functional.interpolate(images, (64, 64))
+    images, prompts = images.mul(255).round().div(255), ["red apple", "grinning face", "a very " + "long " * 40]
+    folder = trained / "emoji-clip"
+    processor = CLIPProcessor(
+        CLIPImageProcessor(do_resize=False, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        CLIPTokenizer.from_pretrained(folder),
+    )
+    model = CLIPModel.from_pretrained(folder).float().eval()
+    context = Context(prompts=prompts[:2], clip=load_extractor("clip", device="cpu"))
+    values = METRICS["clip_score"].compute(images[:2], context)
+    pictures = [Image.fromarray(image.mul(255).round().byte().permute(1, 2, 0).numpy()) for image in images[:2]]
+    inputs = processor(text=prompts[:2], images=pictures, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        expected = 100 * (model(**inputs).logits_per_image / model.logit_scale.exp()).diagonal()
+    torch.testing.assert_close(values, expected.clamp(min=0).detach(), atol=2e-3, rtol=1e-4)
+    assert context.clip.embed_text(prompts).shape == (3, 256)  # what is too long is cut off
