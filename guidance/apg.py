@@ -46,6 +46,7 @@ class AdaptiveProjectedGuidance(Guidance):
     """
 
     space = "denoised"
+    presets = PRESETS
 
     def __init__(
         self,
@@ -64,16 +65,6 @@ class AdaptiveProjectedGuidance(Guidance):
             raise ValueError(f"momentum must be inside (-1, 1), not {momentum!r}: it would grow at every step")
         if min(self.norm_threshold or 0, self.norm_per_element) < 0:
             raise ValueError("norm_threshold and norm_per_element must not be negative; 0 is no cap")
-
-    @classmethod
-    def from_preset(cls, name: str, **changes: float) -> AdaptiveProjectedGuidance:
-        """The published settings of a model, "edm2-s", "dit-xl-2", "sd-2.1" or "sdxl" (Table 10), with `changes`.
-
-        ValueError for another name.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"no APG preset named {name!r}; there are {', '.join(PRESETS)}")
-        return cls(**(PRESETS[name] | changes))
 
     def needs_uncond(self, step: Step) -> bool:
         """Not at a scale of exactly 1."""

@@ -68,8 +68,22 @@ class Guidance:
     interruptible: ClassVar[bool] = True
     """Whether steps may be left out between those in which the rule acts."""
 
+    presets: ClassVar[dict[str, dict[str, float]]] = {}
+    """Published settings, by the name of a model or of their source."""
+
     def __init__(self, guidance_scale: float = 7.5):
         self.guidance_scale = finite("guidance_scale", guidance_scale)
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: float) -> Self:
+        """The rule with the published settings that `presets` has under `name`, and `changes`.
+
+        ValueError for another name.
+        """
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise ValueError(f"{cls.__name__} has no preset named {name!r}; there are {known}")
+        return cls(**(cls.presets[name] | changes))
 
     def needs_uncond(self, step: Step) -> bool:
         """Whether this step needs the unconditional prediction; where it does not, that evaluation is saved."""

@@ -38,21 +38,13 @@ class RatioAwareAdaptiveGuidance(Guidance):
         ValueError: an option is not a finite number, or alpha is negative.
     """
 
+    presets = PRESETS
+
     def __init__(self, guidance_scale: float = 10.0, alpha: float = 8.0):
         super().__init__(guidance_scale)
         self.alpha = finite("alpha", alpha)
         if self.alpha < 0:
             raise ValueError(f"alpha must not be negative, not {alpha!r}: the scale would grow with the ratio")
-
-    @classmethod
-    def from_preset(cls, name: str, **changes: float) -> RatioAwareAdaptiveGuidance:
-        """The settings of "paper" or of the authors' script for SD3.5, "authors-sd3.5", with `changes`.
-
-        ValueError for another name.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"no RAAG preset named {name!r}; there are {', '.join(PRESETS)}")
-        return cls(**(PRESETS[name] | changes))
 
     def needs_uncond(self, step: Step) -> bool:
         """Not at a scale of exactly 1."""

@@ -109,7 +109,7 @@ def test_prediction_without_a_denoised_space_is_refused():
 def test_presets_are_those_of_the_paper():
     sdxl = AdaptiveProjectedGuidance.from_preset("sdxl", guidance_scale=12)
     assert (sdxl.guidance_scale, sdxl.norm_threshold, sdxl.momentum, sdxl.eta) == (12, 15, -0.5, 0)
-    with pytest.raises(ValueError, match="no APG preset named 'sd9'"):
+    with pytest.raises(ValueError, match="has no preset named 'sd9'"):
         AdaptiveProjectedGuidance.from_preset("sd9")
 
 

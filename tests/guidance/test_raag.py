@@ -41,7 +41,7 @@ def test_zeros_and_identical_predictions_stay_finite():
 
 def test_presets_and_bad_options():
     assert RatioAwareAdaptiveGuidance.from_preset("authors-sd3.5").alpha == 12
-    with pytest.raises(ValueError, match="no RAAG preset named 'x'"):
+    with pytest.raises(ValueError, match="has no preset named 'x'"):
         RatioAwareAdaptiveGuidance.from_preset("x")
     with pytest.raises(ValueError, match="alpha must not be negative"):
         RatioAwareAdaptiveGuidance(10.0, alpha=-1)
