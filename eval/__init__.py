@@ -4,17 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation, Networks, Score, evaluate_images
+    from .comparison import compare_rules
+    from .evaluation import Evaluation, Score, evaluate_images
     from .features import FeatureExtractor, load_extractor
     from .frechet import frechet_distance, frechet_from_features
-    from .images import Images, open_images
+    from .images import Images
     from .kernels import cmmd, inception_score, kid
     from .manifold import precision_recall
     from .metrics import METRICS
+    from .networks import Networks
     from .passes import run_pass
     from .pixels import clipping, contrast, saturation
     from .references import load_reference
+    from .report import write_report
+    from .sources import open_images
     from .statistics import Moments, Statistics, load_statistics, save_statistics
+    from .stats import image_statistics
 
 __all__ = [
     "METRICS",
@@ -27,10 +32,12 @@ __all__ = [
     "Statistics",
     "clipping",
     "cmmd",
+    "compare_rules",
     "contrast",
     "evaluate_images",
     "frechet_distance",
     "frechet_from_features",
+    "image_statistics",
     "inception_score",
     "kid",
     "load_extractor",
@@ -41,20 +48,26 @@ __all__ = [
     "run_pass",
     "saturation",
     "save_statistics",
+    "write_report",
 ]
 
 _HOMES = {
-    "evaluation": ("Evaluation", "Networks", "Score", "evaluate_images"),
+    "comparison": ("compare_rules",),
+    "evaluation": ("Evaluation", "Score", "evaluate_images"),
     "features": ("FeatureExtractor", "load_extractor"),
     "frechet": ("frechet_distance", "frechet_from_features"),
-    "images": ("Images", "open_images"),
+    "images": ("Images",),
     "kernels": ("cmmd", "inception_score", "kid"),
     "manifold": ("precision_recall",),
     "metrics": ("METRICS",),
+    "networks": ("Networks",),
     "passes": ("run_pass",),
     "pixels": ("clipping", "contrast", "saturation"),
     "references": ("load_reference",),
+    "report": ("write_report",),
+    "sources": ("open_images",),
     "statistics": ("Moments", "Statistics", "load_statistics", "save_statistics"),
+    "stats": ("image_statistics",),
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffguide.pipelines.errors import unknown
+
 from .metrics import METRICS
 
 FRECHET = ("fid", "fd_dinov2", "fd_efficientnet")
@@ -36,6 +38,8 @@ COLUMNS: dict[str, Column] = {
     "precision": _column("precision", "precision", 3),
     "recall": _column("recall", "recall", 3),
     "clip_score": _column("clip_score", "CLIPScore", 2),
+    "reward": _column("reward", "reward", 4),
+    "ssim": Column("SSIM", 3, 0, "structural similarity to the image of the same seed by the first rule there"),
     "clipping": _column("clipping", "clipping", 4),
     "saturation": _column("saturation", "saturation", 4),
     "contrast": _column("contrast", "contrast", 4),
@@ -46,6 +50,13 @@ COLUMNS: dict[str, Column] = {
 }
 
 CHOICES = tuple(name for name in COLUMNS if name not in COMPUTED)
+
+
+def check_column(name: str) -> str:
+    """`name`, if a comparison can measure it; UserError if not."""
+    if name not in CHOICES:
+        raise unknown("metric", name, CHOICES)
+    return name
 
 
 def primary(metrics: list[str]) -> str | None:

@@ -26,6 +26,12 @@ class Match:
     cells: tuple[tuple[int, float], ...]
 
 
+def baselines(cells: Sequence[Cell]) -> list[int]:
+    """For each cell the number of the first rule's cell at the same scale, steps and scheduler."""
+    own = {cell.setting: i for i, cell in enumerate(cells) if cell.guidance == cells[0].guidance}
+    return [own[cell.setting] for cell in cells]
+
+
 def match_evaluations(cells: Sequence[Cell], evaluations: Sequence[float]) -> list[Match]:
     """Each rule at the evaluations of each cell of the first rule, scale and scheduler alike, along its steps."""
     return _match(cells, evaluations, lambda cell: (cell.guidance_scale, cell.scheduler))

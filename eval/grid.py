@@ -12,10 +12,11 @@ from typing import Any
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.metadata import versions
 
+from .files import read_json, write_json
 from .plan import SHEET_ROWS, Plan
 from .processes import Processes
 from .progress import Progress, size
-from .store import Store, Unit, read_json, write_json
+from .store import Store, Unit
 
 FILES = ("plan.json", "environment.json", "results.csv", "results.json", "report.html", ".lock")
 FOLDERS = ("cells", "seconds")
@@ -45,7 +46,7 @@ def clear_folder(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def environment(pipe: Any, extractors: Mapping[str, Any]) -> dict[str, Any]:
+def environment(pipe: Any, networks: Mapping[str, Any]) -> dict[str, Any]:
     """What the numbers of a run depend on besides its plan; a run goes on only in the same."""
     import torch
 
@@ -58,9 +59,9 @@ def environment(pipe: Any, extractors: Mapping[str, Any]) -> dict[str, Any]:
         "pipeline": type(pipe).__name__,
         "scheduler": type(pipe.scheduler).__name__,
     }
-    for network, extractor in extractors.items():
+    for network, extractor in networks.items():
         about = ", ".join(f"{name} {getattr(extractor, name)}" for name in ("dim", "resize", "weights_hash"))
-        record[f"extractor {network}"] = f"{extractor.name}, {about}"
+        record[f"network {network}"] = f"{extractor.name}, {about}"
     return record
 
 
@@ -70,6 +71,7 @@ def run_plan(
     pipe: Any,
     measures: Mapping[str, Any],
     extractors: Mapping[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
     processes: Processes | None = None,
 ) -> Store:
     """Bring a comparison to its end: all batches of all cells are in `folder` afterwards, on the main process.
@@ -80,7 +82,7 @@ def run_plan(
         pipe: the loaded pipeline that `plan.model` names.
         measures: what is measured on images besides evaluations and the trace: name -> (images, prompts) -> (N,) or
             (N, D), as `measures.make_measures` gives them.
-        extractors: the networks of the features among them, for the record of the environment.
+        extractors: the networks of the features among them; seen: those of other measures, by name. For the record.
         processes: None: this one.
 
     Raises:
@@ -97,7 +99,7 @@ def run_plan(
         store.remove_leftovers()
     processes.wait()
     store.make_folders()
-    _same_environment(folder / "environment.json", environment(pipe, extractors or {}))
+    _same_environment(folder / "environment.json", environment(pipe, {**(extractors or {}), **(seen or {})}))
     _record(folder / "plan.json", plan.to_dict())
     done = set().union(*processes.gather(store.finished()))
     todo = [unit for unit in _units(plan) if unit not in done]

@@ -29,18 +29,18 @@ def precision_recall(
     Raises:
         UserError: no more than k images on one side.
     """
-    for side, what in ((features, "images"), (reference_features, "reference images")):
+    return coverage(features, reference_features, k, block), coverage(reference_features, features, k, block)
+
+
+def coverage(features: Tensor, centres: Tensor, k: int = NEIGHBOURS, block: int = 2048) -> float:
+    """The share of `features` in the manifold of `centres`: precision, or recall with the two the other way round.
+
+    UserError: no more than k images on one side.
+    """
+    for side in (features, centres):
         if len(side) <= k:
-            raise UserError(f"precision and recall at k = {k} need more than {k} {what}, not {len(side)}")
-    x, y = features.double(), reference_features.double()
-    return _inside(x, y, _radii(y, k, block), block), _inside(y, x, _radii(x, k, block), block)
-
-
-def _radii(points: Tensor, k: int, block: int) -> Tensor:
-    """Distance of each point to its k-th nearest other one; the point itself is the first of k + 1."""
-    return torch.cat([torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(block)])
-
-
-def _inside(points: Tensor, centres: Tensor, radii: Tensor, block: int) -> float:
+            raise UserError(f"precision and recall at k = {k} need more than {k} images on both sides, not {len(side)}")
+    points, centres = features.double(), centres.double()
+    radii = torch.cat([torch.cdist(part, centres).kthvalue(k + 1).values for part in centres.split(block)])
     hits = [(torch.cdist(part, centres) <= radii).any(1) for part in points.split(block)]
     return float(torch.cat(hits).double().mean())

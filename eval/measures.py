@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from diffguide.pipelines.errors import UserError
 
-from .metrics import METRICS, Context, Reference, network_of
+from .metric_functions import Context, Reference
+from .metrics import METRICS
+from .networks import Networks
 from .plan import NETWORKS, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .evaluation import Networks
     from .features import FeatureExtractor
     from .sampler import Measure
 
-
-def networks_of(plan: Plan) -> dict[str, str]:
-    """The network of each of a plan's metrics that is a distance between features, and of clip_score."""
-    used = [name for name in plan.metrics if METRICS[name].kind == "distance" or name == "clip_score"]
-    return {name: network_of(name, plan.extractor, plan.clip, plan.dinov2) for name in used}
+SEEN = ("clip_score", "reward")
+"""Metrics of single images that need a network."""
 
 
 def distances(metrics: Sequence[str]) -> list[str]:
@@ -29,47 +28,54 @@ def distances(metrics: Sequence[str]) -> list[str]:
     return [name for name in metrics if METRICS[name].kind == "distance"]
 
 
-def load_networks(plan: Plan, device: str) -> tuple[dict[str, FeatureExtractor], Any]:
-    """The networks whose features are kept, by name, and the CLIP model of clip_score, None where it is not asked."""
-    loader = _networks(plan, device)
-    clip = loader.load_one(loader.of("clip_score")) if "clip_score" in plan.metrics else None
-    return loader.load(distances(plan.metrics)), clip
+def networks_of(plan: Plan, device: str | None = None) -> Networks:
+    """The networks of a plan's metrics, for a device."""
+    return Networks(**{name: getattr(plan, name) for name in NETWORKS}, device=device)
+
+
+def load_networks(plan: Plan, device: str) -> tuple[dict[str, FeatureExtractor], dict[str, FeatureExtractor]]:
+    """The networks whose features are kept, by name, and those of the metrics in SEEN, by metric."""
+    networks = networks_of(plan, device)
+    seen = {name: networks.load_one(networks.of(name)) for name in SEEN if name in plan.metrics}
+    return networks.load(distances(plan.metrics)), seen
 
 
 def measure_reference(plan: Plan, extractors: dict[str, FeatureExtractor], device: str) -> dict[str, Reference]:
     """What a plan's images are measured against, by network; {} without a reference. UserError as `evaluate_images`."""
-    from .evaluation import _measure_reference, check_needs, open_reference
+    from . import against
 
     if plan.reference is None:
         return {}
-    metrics, side = distances(plan.metrics), open_reference(plan.reference)
-    check_needs(metrics, side, False, False)
-    return _measure_reference(side, metrics, _networks(plan, device), extractors, batch_size=32)
-
-
-def _networks(plan: Plan, device: str) -> Networks:
-    from .evaluation import Networks
-
-    return Networks(**{name: getattr(plan, name) for name in NETWORKS}, device=device)
+    metrics, side = distances(plan.metrics), against.open_reference(plan.reference)
+    against.check_needs(metrics, side, False, False)
+    return against.measure_reference(side, metrics, networks_of(plan, device), extractors)
 
 
 def make_measures(
-    metrics: Sequence[str], extractors: Mapping[str, FeatureExtractor] | None = None, clip: Any = None
+    metrics: Sequence[str],
+    extractors: Mapping[str, FeatureExtractor] | None = None,
+    seen: Mapping[str, FeatureExtractor] | None = None,
 ) -> dict[str, Measure]:
-    """The measures that `metrics` need, for `grid.run_plan`.
+    """The measures that `metrics` need, for `grid.run_plan`; what needs a baseline comes later, from the images' files.
 
-    extractors: of the features that are kept, by the names of their networks. clip: a `towers.ClipExtractor`, for
-    clip_score.
+    extractors: of the features that are kept, by the names of their networks. seen: see `load_networks`.
     """
-    measures = {name: _of_image(name, clip) for name in metrics if name in METRICS and METRICS[name].kind == "image"}
+    seen = seen or {}
+    context = Context(clip=seen.get("clip_score"))
+    if "reward" in seen:
+        from .rewards import ClipReward
+
+        context = replace(context, reward=ClipReward(seen["reward"]))
+    single = [name for name in metrics if METRICS[name].kind == "image" and "baseline" not in METRICS[name].needs]
+    measures = {name: _of_image(name, context) for name in single}
     for network, extractor in (extractors or {}).items():
         measures[f"features_{network}"] = _of_features(extractor)
     return measures
 
 
-def _of_image(name: str, clip: Any) -> Measure:
+def _of_image(name: str, context: Context) -> Measure:
     def measure(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return METRICS[name].compute(images, Context(prompts=prompts, clip=clip))
+        return METRICS[name].compute(images, replace(context, prompts=prompts))
 
     return measure
 

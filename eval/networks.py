@@ -1,8 +1,19 @@
-"""The names of the networks that give features. Imports nothing, for the command line."""
+"""Which networks give features, and which metric uses which one. Importing it imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from diffguide.pipelines.errors import UserError, unknown
+
+from .metrics import METRICS
+
+if TYPE_CHECKING:
+    import torch
+
+    from .features import FeatureExtractor
 
 NETWORKS = {
     "inception": "Inception-2015-12-05, 2048 features; FID, KID, IS, precision and recall",
@@ -35,3 +46,45 @@ def check_extractor(name: str, weights: str | None = None, resize: str | None = 
         if network != "inception":
             raise UserError(f"a resize can be chosen for inception only: {network!r} has its own")
     return network, part or weights
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which networks metrics use.
+
+    extractor: what stands in for Inception in KID, precision and recall. resize: see `resize.RESIZES`. inception: a
+    checkpoint. clip, dinov2: hub id or folder for the metrics of these networks; reward: of the CLIP model whose
+    cosine is the reward. device, dtype: see `features.load_extractor`. None: each one's own.
+    """
+
+    extractor: str | None = None
+    resize: str | None = None
+    inception: str | None = None
+    clip: str | None = None
+    dinov2: str | None = None
+    reward: str | None = None
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+
+    def of(self, metric: str) -> str:
+        """What `load_extractor` calls the network of a metric, "" for none."""
+        row = METRICS[metric]
+        if row.any_extractor and self.extractor:
+            return self.extractor
+        if metric == "reward":
+            return f"clip:{self.reward}" if self.reward else ""
+        chosen = {"clip": self.clip, "dinov2": self.dinov2}.get(row.extractor)
+        return f"{row.extractor}:{chosen}" if chosen else row.extractor
+
+    def load(self, metrics: Sequence[str]) -> dict[str, FeatureExtractor]:
+        """The extractors of these metrics, each once, by what `load_extractor` calls them. UserError as it."""
+        wanted = dict.fromkeys(filter(None, map(self.of, metrics)))
+        return {network: self.load_one(network) for network in wanted}
+
+    def load_one(self, network: str) -> Any:
+        """One extractor."""
+        from .features import load_extractor
+
+        inception = network == "inception"
+        weights, resize = (self.inception, self.resize) if inception else (None, None)
+        return load_extractor(network, weights, self.device, self.dtype, resize=resize)

@@ -14,7 +14,8 @@ from diffguide.pipelines.errors import UserError
 
 from .features import Extractor, FeatureExtractor
 from .images import Batch, Images
-from .metrics import METRICS, Context
+from .metric_functions import Context
+from .metrics import METRICS
 from .statistics import Moments
 
 BATCH_SIZE = 32

@@ -19,7 +19,7 @@ from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.rules import NATIVE, split_guidance
 
 KEEP = ("png", "webp", "none")
-NETWORKS = ("extractor", "resize", "inception", "clip", "dinov2")
+NETWORKS = ("extractor", "resize", "inception", "clip", "dinov2", "reward")
 """Options that say which networks metrics use."""
 SHEET_ROWS = 6
 """Images of each cell that a report shows; they are kept even where the others are not."""
@@ -54,10 +54,9 @@ class Plan:
     """Everything that decides what a comparison's files hold.
 
     prompts: those in use, at most `num_images`. prompt_file: where they came from, None: the captions of the
-    reference set. keep: "png", "webp" (lossless)
-    or "none" (then features and the first `SHEET_ROWS` images of a cell). reference: a folder, archive or statistics
-    file, "emoji", or None. metrics: names. extractor, resize,
-    inception, clip, dinov2: the networks of the metrics, as in `evaluation.Networks`.
+    reference set. keep: "png", "webp" (lossless) or "none" (then features and the first `SHEET_ROWS` images of a cell).
+    reference: a folder, archive or statistics file, "emoji", or None. metrics: names. extractor, resize, inception,
+    clip, dinov2, reward: the networks of the metrics, as in `networks.Networks`.
     """
 
     model: str
@@ -78,6 +77,7 @@ class Plan:
     inception: str | None = None
     clip: str | None = None
     dinov2: str | None = None
+    reward: str | None = None
     device: str = "auto"
     dtype: str = "auto"
 
@@ -89,6 +89,8 @@ class Plan:
             raise UserError(f"the grid has {str(twice[0])!r} twice")
         if self.keep not in KEEP:
             raise UserError(f"images are kept as {', '.join(KEEP)}, not {self.keep!r}")
+        if self.keep == "none" and "ssim" in self.metrics:
+            raise UserError("ssim compares images that are kept: as png or webp")
         if not 0 <= self.seed_start <= MAX_SEED - self.num_images:
             raise UserError(f"the seeds from {self.seed_start} on do not stay between 0 and 2**63 - 1")
 

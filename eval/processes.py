@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .store import Store, Unit, write_file
+from .files import write_file
+from .store import Store, Unit
 
 Files = dict[str, bytes]
 

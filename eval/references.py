@@ -10,12 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+from diffguide.pipelines.errors import UserError, nearest
 
-from diffguide.pipelines.errors import UserError
-
-from .npz import Npz
-from .store import write_file
+from .files import write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +22,15 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 REFERENCES = {"emoji": "3,786 emoji with captions, 64 x 64 on white (Noto Emoji, Apache-2.0)"}
 """Name -> what it is."""
+
+
+def no_reference(name: str) -> UserError:
+    """The error for what is neither on the disk nor an embedded set."""
+    guess = nearest(name, REFERENCES)
+    hint = f"did you mean '{guess}'? " if guess else ""
+    return UserError(
+        f"there is no reference {name!r}: {hint}give images, a statistics file, or one of {', '.join(REFERENCES)}"
+    )
 
 
 def load_reference(name: str) -> Images:
@@ -56,6 +62,7 @@ class _Sheet:
         self.name = name
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, str]]:
+        import numpy as np
         import torch
         from PIL import Image
 
@@ -83,6 +90,8 @@ def cached_features(name: str, extractor: str, weights_hash: str, resize: str) -
     """The file for the features of an embedded set, and the features where it holds them, (n, d) float32."""
     import torch
 
+    from .npz import Npz
+
     network = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in extractor)
     path = cache_folder() / f"{name}-{network}-{weights_hash}-{resize}.npz"
     if not path.is_file():
@@ -99,6 +108,8 @@ def cached_features(name: str, extractor: str, weights_hash: str, resize: str) -
 def keep_features(path: Path, features: Tensor) -> None:
     """Write what `cached_features` reads, whole or not at all; a cache that cannot be written is no error."""
     from io import BytesIO
+
+    import numpy as np
 
     content = BytesIO()
     np.savez(content, features=features.numpy())

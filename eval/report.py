@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .files import read_json, write_file
 from .plan import Plan
 from .report_figures import curves, pareto, traces
 from .report_sections import conclusions, differences, matched, method, values
 from .report_sheets import contact_sheets
-from .store import Store, read_json, write_file
+from .store import Store
 
 
 def add_parser(commands: Any) -> None:

@@ -15,13 +15,16 @@ from torch import Tensor
 from .bootstrap import FEWEST, LEVEL, METHOD, REPLICATES, SEED, Bootstrap, Interval
 from .columns import COLUMNS, COMPUTED, FRECHET
 from .conclusions import conclude
-from .effort import Match, match_effective_scale, match_evaluations
+from .effort import Match, baselines, match_effective_scale, match_evaluations
+from .files import Arrays, read_json, write_file, write_json
 from .leave_one_out import FrechetReference, leave_one_out, pseudo_values
+from .likeness import ssim_to_baseline
 from .measures import distances, networks_of
-from .metrics import METRICS, Reference
+from .metric_functions import Reference
+from .metrics import METRICS
 from .plan import Plan
 from .sampler import TRACED
-from .store import Arrays, Store, read_json, write_file, write_json
+from .store import Store
 
 
 @dataclass
@@ -43,9 +46,15 @@ def compute_results(
     """
     plan, names = store.plan, [*(name for name in COLUMNS if name in store.plan.metrics), *COMPUTED]
     references = references or {}
-    used = networks_of(plan)
-    asked = [Distance(name, used[name], references[used[name]], device) for name in distances(plan.metrics)]
-    measured = [measure_cell(store.read_cell(i), names, asked) for i in range(len(plan.cells))]
+    networks = networks_of(plan)
+    used = {name: networks.of(name) for name in distances(plan.metrics)}
+    asked = [Distance(name, network, references[network], device) for name, network in used.items()]
+    measured = []
+    for cell, baseline in enumerate(baselines(plan.cells)):
+        arrays = store.read_cell(cell)
+        if "ssim" in names:
+            arrays["ssim"] = ssim_to_baseline(store, cell, baseline)
+        measured.append(measure_cell(arrays, names, asked))
     names = [name for name in names if all(name in cell.values for cell in measured)]
     table = Table(plan, measured, Bootstrap(plan.num_images))
     matched = {
@@ -146,14 +155,14 @@ class Table:
     def differences(self, names: list[str]) -> list[dict[str, Any]]:
         """Every cell less the cell of the first rule at the same setting, metric by metric."""
         first = self.plan.guidances[0]
-        base = {cell.setting: i for i, cell in enumerate(self.plan.cells) if cell.guidance == first}
+        base = baselines(self.plan.cells)
         records = []
         for i, cell in enumerate(self.plan.cells):
             if cell.guidance == first:
                 continue
-            where = {"cell": i, "baseline": base[cell.setting], **asdict(cell)}
+            where = {"cell": i, "baseline": base[i], **asdict(cell)}
             for name in names:
-                interval = self.interval(name, {i: 1.0, base[cell.setting]: -1.0})
+                interval = self.interval(name, {i: 1.0, base[i]: -1.0})
                 records.append({**where, "metric": name, **asdict(interval)})
         return records
 

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from diffguide.guidance import Guidance
+from diffguide.pipelines.calibrated import rule_on
 from diffguide.pipelines.metadata import save_png
 from diffguide.pipelines.request import Request
-from diffguide.pipelines.rules import NATIVE, parse_guidance
 from diffguide.pipelines.sampling import Picture, sample
 from diffguide.pipelines.schedulers import make_scheduler
 
+from .files import Arrays, write_file
 from .plan import Cell, Plan
-from .store import Arrays, Store, Unit, write_file
+from .store import Store, Unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +84,7 @@ def sample_units(
             cell, batches = plan.cells[number], [batch for _, batch in group]
             pipe.scheduler = make_scheduler(cell.scheduler, own_scheduler) if cell.scheduler else own_scheduler
             request = request_of(plan, cell, [image for batch in batches for image in plan.images(batch)])
-            pictures = sample(pipe, rule_of(cell), request)
+            pictures = sample(pipe, rule_of(plan, cell), request)
             for batch in batches:
                 images = plan.images(batch)
                 made = [next(pictures) for _ in images]
@@ -98,9 +99,9 @@ def sample_units(
         pipe.scheduler = own_scheduler
 
 
-def rule_of(cell: Cell) -> Guidance | None:
-    """The rule of a cell, None for the pipeline's own. UserError for options that it does not take."""
-    return None if cell.guidance in NATIVE else parse_guidance(cell.guidance, cell.guidance_scale)
+def rule_of(plan: Plan, cell: Cell) -> Guidance | None:
+    """The rule of a cell with what is calibrated for the model; None for the pipeline's own. UserError as `rule_on`."""
+    return rule_on(plan.model, cell.guidance, cell.guidance_scale, cell.steps, cell.scheduler)
 
 
 def measure_pictures(pictures: Sequence[Picture], measures: Mapping[str, Measure]) -> Arrays:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from diffguide.pipelines.errors import UserError
 
+from .files import write_file
 from .npz import Npz
-from .store import write_file
 
 MAX_DIM = 16384  # 2 GiB of covariance
 MAX_BLOCK = 100_000  # characters of JSON

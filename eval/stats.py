@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError
 
-from .evaluate import add_network_options, make_networks
-from .networks import check_extractor
+from .networks import Networks, check_extractor
+from .options import add_network_options, add_reading_options, make_networks
+from .references import REFERENCES, load_reference
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
 
 
 def add_parser(commands: Any) -> None:
@@ -34,11 +38,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--output", "-o", required=True, metavar="NPZ", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     add_network_options(parser)
+    add_reading_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compute, write and print; 0. UserError for a mistake of the user."""
+    if args.images not in REFERENCES and not Path(args.images).expanduser().exists():
+        raise UserError(f"there is no folder or file {args.images!r}")
     network = args.extractor or "inception"
     check_extractor(network, None, args.resize)
     output = Path(args.output).expanduser()
@@ -50,18 +57,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output!r} exists: --overwrite replaces a file")
     networks = make_networks(args)
 
-    from .images import open_images, summary
-    from .passes import progress_bar, run_pass
-    from .references import REFERENCES, load_reference
+    from .images import summary
+    from .sources import open_images
     from .statistics import save_statistics
 
     embedded = args.images in REFERENCES
-    options = {"convert": args.convert, "skip_bad": args.skip_bad}
-    images = load_reference(args.images) if embedded else open_images(args.images, **options)
-    extractor = networks.load_one(network)
-    with progress_bar(images.count, "images") as bar:
-        done = run_pass(images, {network: extractor}, keep=False, batch_size=args.batch_size, progress=bar.update)
-    statistics = done.moments[network].statistics(extractor.name, extractor.weights_hash, extractor.resize)
+    images = load_reference(args.images) if embedded else open_images(args.images, args.convert, args.skip_bad)
+    statistics = image_statistics(images, network, networks=networks, batch_size=args.batch_size)
     save_statistics(output, statistics)
     skipped = summary(images.bad)
     if args.json:
@@ -71,3 +73,35 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.output}: {statistics.describe()}" + (f" (left out: {skipped})" if skipped else ""))
     return 0
+
+
+def image_statistics(
+    images: Any,
+    extractor: str = "inception",
+    *,
+    networks: Networks | None = None,
+    batch_size: int = 32,
+    convert: bool = False,
+    skip_bad: bool = False,
+) -> Statistics:
+    """Mean and covariance of the features of images, for `evaluate_images(..., reference=statistics)`.
+
+    Args:
+        images, convert, skip_bad: see `sources.open_images`.
+        extractor: which network, as `features.load_extractor` calls it.
+        networks: its resize, checkpoint, device and dtype; None: its own.
+        batch_size: images a step.
+
+    Raises:
+        UserError: bad images, fewer than two, or a network that is not there.
+
+    >>> save_statistics("photos.npz", image_statistics("photos/"))
+    """
+    from .passes import progress_bar, run_pass
+    from .sources import open_images
+
+    source = open_images(images, convert, skip_bad)
+    network = (networks or Networks()).load_one(extractor)
+    with progress_bar(source.count, "images") as bar:
+        done = run_pass(source, {extractor: network}, keep=False, batch_size=batch_size, progress=bar.update)
+    return done.moments[extractor].statistics(network.name, network.weights_hash, network.resize)

@@ -13,26 +13,18 @@ a temporary name, flushed to the disk and renamed, so that a name stands for a w
 
 from __future__ import annotations
 
-import errno
 import json
-import math
 import os
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from diffguide.pipelines.errors import UserError, one_line
+from diffguide.pipelines.errors import UserError
 
+from .files import Arrays, plain_errors, read_arrays, write_file
 from .plan import Plan
 
-if TYPE_CHECKING:
-    import numpy as np
-
-Arrays = dict[str, "np.ndarray"]
 Unit = tuple[int, int]
 """The number of a cell and of one of its batches."""
 
@@ -73,7 +65,7 @@ class Store:
         import numpy as np
 
         packed = BytesIO()
-        np.savez(packed, **self._with_hashes(cell, batch, arrays))
+        np.savez(packed, **self._with_hashes(cell, batch, arrays))  # type: ignore[arg-type]
         write_file(self.batch_path(cell, batch), packed.getvalue())
         line = {"cell": cell, "batch": batch, "images": len(self.plan.images(batch)), "seconds": seconds}
         with plain_errors(self.folder), open(self.folder / "seconds" / f"{process}.jsonl", "a") as file:
@@ -141,87 +133,5 @@ class Store:
         return arrays | {"sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), 32)}
 
 
-def read_arrays(path: Path) -> Arrays | None:
-    """The arrays of an npz file without pickles; None for anything that is not a whole one."""
-    import numpy as np
-
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file or leave `path` as it was. UserError if the disk is full or the file cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with plain_errors(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON, NaN as null, as `write_file`."""
-    write_file(path, (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. UserError if there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path.name} in {str(path.parent)!r}: is it the output of a compare?") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {str(path)!r}: {one_line(error)}") from error
-
-
-@contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    """An OSError as a UserError in one line, which says that nothing finished is lost."""
-    try:
-        yield
-    except OSError as error:
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = ": what is finished is kept; make room and run the same command again"
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; UserError if another compare is at work in it. The system ends it with us."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with plain_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another compare is at work in {str(folder)!r}") from error
-        yield
-
-
 def _hash(path: Path) -> bytes:
     return sha256(path.read_bytes()).digest()
-
-
-def plain(value: Any) -> Any:
-    """`value` for JSON: NumPy numbers as Python's, NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

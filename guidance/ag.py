@@ -71,8 +71,12 @@ class AdaptiveGuidance(Guidance):
         c, u = precise(cond), precise(uncond)
         difference = c - u
         x, b = self._in_own_space(c, latents, step)
-        xx, xd, dd = inner(x, x), inner(x, difference) * b, inner(difference, difference) * (b * b)
-        cosine = ratio(xx - xd, (xx * (xx - 2 * xd + dd)).sqrt())
+        xx, xd, dd = inner(x, x), inner(x, difference), inner(difference, difference)
+        if isinstance(b, Tensor):
+            xd, dd, b = xd * b, dd * (b * b), 1.0
+        xy = torch.sub(xx, xd, alpha=b)
+        yy = torch.sub(xy, xd, alpha=b).add_(dd, alpha=b * b)
+        cosine = ratio(xy, (xx * yy).sqrt_())
         crossed = step.state.get("crossed")
         if crossed is None:
             crossed = torch.zeros_like(cosine, dtype=torch.bool)

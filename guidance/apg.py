@@ -77,7 +77,7 @@ class AdaptiveProjectedGuidance(Guidance):
         _, b = step.to_space(self.space)
         m = self._with_momentum(difference, b, step)
         scale, cap = self.guidance_scale - 1, self._cap(math.prod(c.shape[1:]))
-        shrink = inner(m, m).rsqrt().mul_(cap / abs(b)).clamp_(max=1) if cap else None
+        shrink = inner(m, m).rsqrt().mul_(cap * (b * b) ** -0.5).clamp_(max=1) if cap else None
         update = m
         if self.eta != 1:
             x, _ = self.in_space(c, latents, step)

@@ -160,11 +160,13 @@ class Trajectories:
         self.gram += vectors @ vectors.T
         self.samples += samples
 
-    def fit(self, evaluated: list[bool]) -> tuple[tuple[Row, ...], tuple[float, ...]]:
+    def fit(self, evaluated: list[bool], rtol: float = 1e-3) -> tuple[tuple[Row, ...], tuple[float, ...]]:
         """Ordinary least squares: the rows and errors of `Coefficients` for the steps that are not `evaluated`.
 
-        The predictions of neighbouring steps are nearly parallel, so that directions with less than 1e-10 of the
-        largest eigenvalue are left out (the least-squares solution of smallest norm).
+        rtol: directions with less than this share of the largest eigenvalue are left out, which makes it the solution
+        of smallest norm in the others. Predictions of neighbouring steps are nearly parallel: coefficients that fit them
+        to the last digit are large, and fail on trajectories that the estimates themselves have moved. SSIM to plain
+        guidance on prompts held out, 20 steps, emoji-sd and emoji-flow: 0.80 and 0.97 at 1e-10, 0.97 and 0.98 at 1e-3.
         """
         rows: list[Row] = []
         errors: list[float] = []
@@ -175,7 +177,7 @@ class Trajectories:
                 continue
             used = [*range(index + 1), *(self.steps + j for j in range(index) if evaluated[j])]
             target = self.steps + index
-            solution = _solve(self.gram[used][:, used], self.gram[used, target])
+            solution = _solve(self.gram[used][:, used], self.gram[used, target], rtol)
             difference = torch.zeros(2 * self.steps, dtype=torch.float64)
             difference[target], difference[index] = -1.0, 1.0
             residual = torch.zeros_like(difference)
@@ -188,7 +190,7 @@ class Trajectories:
         return tuple(rows), tuple(errors)
 
 
-def _solve(gram: Tensor, target: Tensor) -> Tensor:
+def _solve(gram: Tensor, target: Tensor, rtol: float) -> Tensor:
     """The least-squares coefficients, from normal equations scaled to a unit diagonal."""
     scale = gram.diagonal().clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
-    return scale * (torch.linalg.pinv(gram * scale * scale[:, None], rtol=1e-10, hermitian=True) @ (scale * target))
+    return scale * (torch.linalg.pinv(gram * scale * scale[:, None], rtol=rtol, hermitian=True) @ (scale * target))

@@ -112,10 +112,10 @@ class EnergyPreserving(Correction):
         if guided is cond:
             return guided
         g = precise(guided)
+        wanted = self._energy(self.in_space(precise(cond), latents, step)[0])
         x, _ = self.in_space(g, latents, step)
-        own, _ = self.in_space(precise(cond), latents, step)
-        factor = _factor(self._energy(own), self._energy(x)).sqrt()
-        return torch.addcmul(g, x, factor - 1).to(guided.dtype)
+        factor = _factor(wanted, self._energy(x)).sqrt()
+        return torch.addcmul(g, x, factor - 1, out=None if x is g else x).to(guided.dtype)
 
     def _energy(self, x: Tensor) -> Tensor:
         if self.percentiles is None:

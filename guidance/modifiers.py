@@ -85,7 +85,7 @@ class Modifier(Guidance):
         """The rule at the scale of this step, then the corrections."""
         guided, measured = self._at(step).guide(cond, uncond, latents, step)
         corrected = self._corrected(guided, cond, latents, step)
-        return corrected, measured if corrected is guided else Measurement.of_tensors(cond, cond - uncond, corrected)
+        return corrected, measured if corrected is guided else measured.corrected(corrected)
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The conditional prediction where a modifier leaves the rule out, else what the rule makes of it."""

@@ -109,10 +109,10 @@ def _calibrate(args: argparse.Namespace, setting: Any, fit: range, output: Path)
     identity = {key: getattr(args, key) for key in ("model", "scheduler", "seed", "dtype")}
     identity |= {"guidance_scale": setting.guidance_scale, "steps": setting.steps, "prompts": setting.prompts}
     recorded, partial = recorded_with_resume(setting, fit, output, identity)
-    held_out, full = range(fit.stop, len(setting.prompts)), {}
+    held_out = range(fit.stop, len(setting.prompts))
     if args.rule == "linear-ag":
         linear = linear_rule(recorded, setting.guidance_scale)
-        judgement = judge(setting, linear, held_out, full)
+        judgement = judge(setting, linear, held_out, {})
         linear.coefficients.save(output)
         spec, settings = f"linear-ag:coefficients={output}", {}
     else:
@@ -121,7 +121,7 @@ def _calibrate(args: argparse.Namespace, setting: Any, fit: range, output: Path)
         if args.similarity is not None:
             saving = _saving_for(args.similarity, setting, recorded, space)
         rule = adaptive_rule(recorded, setting.guidance_scale, space, 0.25 if saving is None else saving)
-        judgement = judge(setting, rule, held_out, full)
+        judgement = judge(setting, rule, held_out, {})
         spec, settings = guidance_spec(rule), {"threshold": rule.threshold, "space": space}
     report = asdict(judgement) | {"saving": judgement.saving, "fitted": recorded.count, "guidance": spec}
     if args.rule == "ag":
@@ -137,7 +137,7 @@ def _saving_for(similarity: float, setting: Any, recorded: Any, space: str) -> f
     """The largest saving that keeps this similarity on the first of the prompts of the fit, to a 32nd of its range."""
     from .calibration import adaptive_rule, judge
 
-    prompts, full = range(min(recorded.count, 16)), {}
+    prompts, full = range(min(recorded.count, 16)), dict[range, Any]()
     low, high = 0.0, (setting.steps - 1) / (2 * setting.steps)
     for _ in range(5):
         middle = (low + high) / 2

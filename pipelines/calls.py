@@ -54,8 +54,7 @@ class Call:
             timestep = timestep.flatten()[0]
         total = getattr(self.pipe, "_num_timesteps", None) or len(scheduler.timesteps)
         step = restated(describe_step(scheduler, timestep, self.index, total, self.state), self.layout.predicts)
-        names = {"model": model_name(self.pipe), "scheduler": type(scheduler).__name__}
-        self.step = replace(as_numbers(step), **names)
+        self.step = replace(as_numbers(step), model=model_name(self.pipe), scheduler=type(scheduler).__name__)
         self.index += 1
         return self.step
 

@@ -61,7 +61,7 @@ class GuiderRule(Guidance):
         """What stands in place of `call` at the hooks of the denoiser, and is its rule."""
         from .guiders_passes import Passes
 
-        return Passes(call, self.guider)
+        return Passes(call, self.guider)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.guider).__name__})"

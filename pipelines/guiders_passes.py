@@ -40,7 +40,7 @@ class Passes:
         kind = type(call.pipe).__name__
         if call.layout.streams:
             raise UserError(f"a guider acts on one prediction, and {kind} makes several: use a rule of diffguide's own")
-        if self.batched and self.apart and (call.layout.whole or len(call.order) > 2):
+        if isinstance(call, BatchedCall) and self.apart and (call.layout.whole or len(call.order) > 2):
             raise UserError(f"{type(guider).__name__} needs passes of its own, and the batch of {kind} cannot be cut")
         self.batches: list[Any] = []
         self.given: dict[str, Arguments] = {}
@@ -126,7 +126,8 @@ class Passes:
         """One more pass, past the hooks of the denoiser, and in its own context where diffusers caches predictions."""
         args, kwargs = self._arguments(batch.side)
         name = getattr(batch, self.guider._identifier_key)
-        context = self.module.cache_context(name) if hasattr(self.module, "cache_context") else nullcontext()
+        module: Any = self.module
+        context = module.cache_context(name) if hasattr(module, "cache_context") else nullcontext()
         self._prepare(batch)
         try:
             with context:

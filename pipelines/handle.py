@@ -112,7 +112,7 @@ class GuidanceCallback:
             return handle._run(args, kwargs)
 
         def reduce(pipe: Any, protocol: Any) -> Any:  # copy, deepcopy and pickle make a plain pipeline
-            return _blank, (native,), *native.__reduce_ex__(pipe, 4)[2:]
+            return _blank, (native,), *object.__reduce_ex__(pipe, 4)[2:]
 
         names = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
         return type(native.__name__, (native,), names | {"__call__": call, "__reduce_ex__": reduce, "_diffguide": True})
@@ -186,7 +186,7 @@ class GuidanceCallback:
 
 
 def _blank(cls: type[Any]) -> Any:
-    return cls.__new__(cls)
+    return object.__new__(cls)
 
 
 def _cuts_the_batch(pipe: Any, layout: Layout) -> bool:

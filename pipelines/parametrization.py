@@ -75,8 +75,8 @@ def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: 
 
 def restated(step: Step, predicts: str) -> Step:
     """The Step where a pipeline stands between model and scheduler, as `Layout.predicts` says."""
-    if predicts == "ratio":
-        share = step.sigma / (1 + step.sigma)  # type: ignore[operator]
+    if predicts == "ratio" and step.sigma is not None:
+        share = step.sigma / (1 + step.sigma)
         return replace(step, sigma=share, denoised=(1.0, -share), noise=(1.0, 1 - share))
     if predicts == "negated" and step.denoised and step.noise:
         (a, b), (p, q) = step.denoised, step.noise
@@ -92,7 +92,8 @@ def as_numbers(step: Step) -> Step:
     def number(value: Any) -> Any:
         return float(value) if isinstance(value, Tensor) and value.device.type == "cpu" and not value.ndim else value
 
-    pairs = {name: tuple(map(number, pair)) for name in ("denoised", "noise") if (pair := getattr(step, name))}
+    named = ("denoised", "noise")
+    pairs: dict[str, Any] = {name: tuple(map(number, pair)) for name in named if (pair := getattr(step, name))}
     return replace(step, sigma=number(step.sigma), timestep=number(step.timestep), **pairs)
 
 

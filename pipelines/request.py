@@ -16,7 +16,7 @@ from .metadata import Settings, read_settings
 from .rules import NATIVE, RULES, format_guidance, split_guidance
 from .schedulers import check_scheduler
 
-MAX_PROMPT_FILE = 4 * 1024 * 1024
+MAX_PROMPT_FILE = 64 * 1024 * 1024
 DEFAULT_MODEL = "emoji-sd"
 
 
@@ -92,8 +92,11 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     return read_prompts(Path(args.prompt_file))
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a prompt file, each once, without those that are blank. UserError: no such file, or no such text."""
+def read_prompts(path: Path, repeats: bool = False) -> list[str]:
+    """The lines of a prompt file without those that are blank, each once, or with `repeats` as often as it is there.
+
+    UserError: no such file, or no such text.
+    """
     try:
         if path.stat().st_size > MAX_PROMPT_FILE:
             raise UserError(f"the prompt file {str(path)!r} is larger than {MAX_PROMPT_FILE} bytes")
@@ -104,7 +107,8 @@ def read_prompts(path: Path) -> list[str]:
         raise UserError(f"cannot read the prompt file {str(path)!r}: {error.strerror}") from error
     if "\0" in text:
         raise UserError(f"the prompt file {str(path)!r} is not a text file")
-    prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = prompts if repeats else list(dict.fromkeys(prompts))
     if not prompts:
         raise UserError(f"the prompt file {str(path)!r} is empty: it should have one prompt a line")
     return prompts

@@ -99,8 +99,8 @@ class TwoCalls(Call):
             if self.alone:
                 result = kept[where].clone()
             else:
-                predictions = (self._visible(tensor[where].to(kept.dtype)) for tensor in (cond, uncond))
-                result, measures = self.rule.guide(*predictions, self._visible(latents.to(kept.dtype)), step)
+                seen = [self._visible(tensor.to(kept.dtype)) for tensor in (cond[where], uncond[where], latents)]
+                result, measures = self.rule.guide(seen[0], seen[1], seen[2], step)
                 measured = measures if k == 0 else measured
                 if self.layout.copied:
                     result = kept + (kept - result) / self._native_extra

@@ -4,23 +4,25 @@
     python examples/benchmarks/evaluations.py --models emoji-flow --linear-ag linear-ag.json --json saving.json
 
 The embedded models under plain guidance by the pipeline itself and by the engine, adaptive guidance, linear adaptive
-guidance where there is a file of coefficients (`diffguide calibrate linear-ag`), and diffusers' own means: FasterCache's
-skipping of the unconditional half, and the callback that cuts guidance off. All make the same pictures in turn, round
-after round, each round with other prompts and seeds; ratios are medians over rounds, with the range of their middle
-half. Evaluations are counted where latents enter the denoiser's first layer. Similarity is that of the pictures to
-those of the pipeline's own plain guidance.
+guidance where there is a file of coefficients (`diffguide calibrate linear-ag`), and diffusers' own means: the skipping
+of unconditional halves in FasterCache, and the callback that cuts guidance off. All make the same pictures in turn,
+round after round, each round with other prompts and seeds; ratios are medians over rounds, with the range of their
+middle half. With one thread, seconds are those of the processor, to which other programs add little. Evaluations are
+counted where latents enter the denoiser's first layer. Similarity is that of the pictures to those of the pipeline's
+own plain guidance.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -48,8 +50,8 @@ def main() -> None:
         threshold = args.ag_threshold or saving_threshold(pipe, scale, args.steps)
         for batch in args.batches:
             bench = Bench(pipe, scale, batch, args.steps)
-            rows = bench.compare(variants(pipe, scale, threshold, args), args.rounds)
-            report.append({"model": name, "batch": batch, "rows": rows, **bench.claims(args.pairs)})
+            rows = bench.compare(variants(pipe, scale, threshold, args), rounds(args))
+            report.append({"model": name, "batch": batch, "rows": rows, **bench.claims(rounds(args))})
             show(report[-1], args.steps)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
@@ -63,14 +65,23 @@ def parse() -> argparse.Namespace:
     add("--models", nargs="+", default=["emoji-sd", "emoji-flow"])
     add("--batches", nargs="+", type=int, default=[1, 16])
     add("--steps", type=int, default=20)
-    add("--rounds", type=int, default=5, help="of each variant (default 5)")
-    add("--pairs", type=int, default=8, help="of the bare pipeline and the engine (default 8)")
+    add("--seconds", type=float, default=25.0, help="of each of both parts, per model and batch (default 25)")
+    add("--rounds", type=int, default=2, help="at least so many of each part, however long they take (default 2)")
     add("--ag-threshold", type=float, help="default: found here, for a quarter of the evaluations")
     add("--linear-ag", metavar="FILE", help="coefficients for the model and the steps")
     add("--device", default="cpu")
     add("--threads", type=int, default=1)
     add("--json", metavar="FILE")
     return parser.parse_args()
+
+
+def rounds(args: argparse.Namespace) -> Iterator[int]:
+    """0, 1, ... until the seconds are over."""
+    end = time.perf_counter() + args.seconds
+    for number in itertools.count():
+        if number >= args.rounds and time.perf_counter() > end:
+            return
+        yield number
 
 
 def saving_threshold(pipe: Any, scale: float, steps: int) -> float:
@@ -159,40 +170,35 @@ class Bench:
     def _count(self, module: Any, args: tuple[Tensor, ...]) -> None:
         self.rows += len(args[0])
 
-    def run(self, call: Callable[..., Any], number: int, **more: Any) -> tuple[float, float, Tensor]:
+    def run(self, call: Callable[..., Any], number: int, steps: int, **more: Any) -> tuple[float, float, Tensor]:
         """Seconds and evaluations per picture, and the pictures (B, 3, H, W) in [0, 1], of the batch of that number."""
         prompts = [PROMPTS[(number + k) % len(PROMPTS)] for k in range(self.batch)]
         self.rows, start = 0, self.clock()
         pictures = call(
-            prompts, num_inference_steps=self.steps, output_type="pt",
+            prompts, num_inference_steps=steps, output_type="pt",
             generator=seeds(number * self.batch, self.batch), **more
         ).images  # fmt: skip
         return (self.clock() - start) / self.batch, self.rows / self.batch, pictures.float()
 
-    def compare(self, makers: dict[str, Any], rounds: int) -> list[dict[str, Any]]:
+    def compare(self, makers: dict[str, Any], numbers: Iterable[int]) -> list[dict[str, Any]]:
         """A row per variant; the first is what the others are compared with."""
         names = list(makers)
         made: dict[str, list[tuple[float, float, Tensor]]] = {name: [] for name in names}
         broken: dict[str, str] = {}
-        for number in range(rounds + 1):  # the first round warms up
-            for name in names[:1] + names[1 + number % 2 :] + names[1 : 1 + number % 2]:
+        self._attempt(makers[names[0]], 0, steps=2)  # warms up
+        for number in numbers:
+            for name in names if number % 2 else reversed(names):
                 if name not in broken:
                     try:
-                        with warnings.catch_warnings(), makers[name]() as call:
-                            warnings.simplefilter("ignore")
-                            result = self.run(call, number)
-                    except (
-                        AttributeError,
-                        RuntimeError,
-                        TypeError,
-                        ValueError,
-                        IndexError,
-                        UnboundLocalError,
-                    ) as error:
+                        made[name].append(self._attempt(makers[name], number, self.steps))
+                    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
                         broken[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
-                        continue
-                    made[name] += [result] if number else []
         return [self._row(name, made[name], made[names[0]], broken.get(name, "")) for name in names]
+
+    def _attempt(self, maker: Any, number: int, steps: int) -> tuple[float, float, Tensor]:
+        with warnings.catch_warnings(), maker() as call:
+            warnings.simplefilter("ignore")
+            return self.run(call, number, steps)
 
     def _row(self, name: str, own: Any, plain: Any, broken: str) -> dict[str, Any]:
         if broken:
@@ -204,38 +210,45 @@ class Bench:
             "name": name,
             "broken": "",
             "seconds": statistics.median(result[0] for result in own),
+            "rounds": len(own),
             "evaluations": statistics.mean(result[1] for result in own),
             "ratio": spread(ratios),
             "ssim": float(structural_similarity_index_measure(pictures, reference, data_range=1.0)),
             "psnr": None if same else float(peak_signal_noise_ratio(pictures, reference, data_range=1.0)),
         }
 
-    def claims(self, pairs: int) -> dict[str, list[float]]:
+    def claims(self, numbers: Iterable[int], steps: int = 6) -> dict[str, Any]:
         """The engine beside the bare pipeline, in pairs; a conditional step beside a full one, of the engine."""
-        bare, engine = native(self.pipe, self.scale), ClassifierFreeGuidance(self.scale)
-        overhead, steps = [], []
-        for number in range(pairs):
-            seconds = {}
-            for name in ("bare", "engine") if number % 2 else ("engine", "bare"):
-                with contextlib.nullcontext(bare) if name == "bare" else guide(self.pipe, engine) as call:
-                    seconds[name] = self.run(call, number)[0]
-            overhead.append(seconds["engine"] / seconds["bare"])
-            full, alone = (self._step_seconds(rule, number) for rule in (engine, AdaptiveGuidance(self.scale, -1.0)))
-            steps.append(alone / full)
-        return {"engine_to_bare": spread(overhead), "conditional_step_to_full": spread(steps)}
+        calls = {
+            "bare": lambda: contextlib.nullcontext(native(self.pipe, self.scale)),
+            "engine": lambda: guide(self.pipe, ClassifierFreeGuidance(self.scale)),
+            "conditional": lambda: guide(self.pipe, AdaptiveGuidance(self.scale, -1.0)),
+        }
+        whole, share, fastest = [], [], {name: [] for name in calls}
+        for number in numbers:
+            total = {}
+            for name in calls if number % 2 else reversed(calls):
+                ends: list[float] = []
 
-    def _step_seconds(self, rule: Any, number: int) -> float:
-        """The median step; the first is not among them."""
-        ends: list[float] = []
+                def callback(pipe: Any, index: int, timestep: Any, tensors: Any, ends: Any = ends) -> Any:
+                    ends.append(self.clock())
+                    return tensors
 
-        def callback(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            ends.append(self.clock())
-            return tensors
-
-        with warnings.catch_warnings(), guide(self.pipe, rule) as call:
-            warnings.simplefilter("ignore")
-            self.run(call, number, callback_on_step_end=callback)
-        return statistics.median(late - early for early, late in zip(ends, ends[1:]))
+                with warnings.catch_warnings(), calls[name]() as call:
+                    warnings.simplefilter("ignore")
+                    total[name] = self.run(call, number, steps, callback_on_step_end=callback)[0]
+                steps_but_the_first = [late - early for early, late in zip(ends, ends[1:])]
+                fastest[name].append(min(steps_but_the_first))
+            whole.append(total["engine"] / total["bare"])
+            share.append(fastest["conditional"][-1] / fastest["engine"][-1])
+        steps_engine, steps_bare, steps_alone = (min(fastest[name]) for name in ("engine", "bare", "conditional"))
+        return {
+            "pairs": len(whole),
+            "engine_to_bare": spread(whole),
+            "conditional_step_to_full": spread(share),
+            "fastest_engine_to_bare": steps_engine / steps_bare,
+            "fastest_conditional_to_full": steps_alone / steps_engine,
+        }
 
 
 def spread(values: list[float]) -> list[float]:
@@ -257,12 +270,13 @@ def show(result: dict[str, Any], steps: int) -> None:
             f"{row['name']:44s}{row['seconds']:10.4f}{row['evaluations']:7.1f}{ratio:10.3f}"
             f"{f'{low:.3f}-{high:.3f}':>14s}{row['ssim']:7.3f}{psnr:>7s}"
         )
-    for key, text in (
-        ("engine_to_bare", "engine with plain guidance to bare pipeline"),
-        ("conditional_step_to_full", "a conditional step to a full one"),
+    print(f"{result['pairs']} pairs; the last number is fastest step of all to fastest step of all")
+    for key, best, text in (
+        ("engine_to_bare", "fastest_engine_to_bare", "engine with plain guidance to bare pipeline"),
+        ("conditional_step_to_full", "fastest_conditional_to_full", "a conditional step to a full one"),
     ):
         ratio, low, high = result[key]
-        print(f"{text}: {ratio:.3f} (middle half {low:.3f}-{high:.3f})")
+        print(f"{text:44s}{ratio:8.3f} (middle half {low:.3f}-{high:.3f}), {result[best]:.3f}", flush=True)
 
 
 if __name__ == "__main__":

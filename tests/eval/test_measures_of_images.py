@@ -58,7 +58,7 @@ def test_precision_and_recall_are_torch_fidelitys():
 def test_precision_and_recall_by_hand():
     line = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     assert precision_recall(torch.tensor([[-1.0], [9.0], [2.5], [20.0]]), line, k=1) == (0.5, 1.0)
-    with pytest.raises(UserError, match="more than 3 images, not 2"):
+    with pytest.raises(UserError, match="more than 3 images on both sides, not 2"):
         precision_recall(line[:2], line)
 
 

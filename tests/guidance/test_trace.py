@@ -12,13 +12,32 @@ from diffguide.guidance import (
     ClassifierFreeGuidance,
     Guidance,
     NormMatching,
+    RatioAwareAdaptiveGuidance,
+    Rescale,
     Trace,
 )
 
-RULES = [ClassifierFreeGuidance(6.0), AdaptiveProjectedGuidance(6.0), NormMatching(ClassifierFreeGuidance(6.0))]
+
+class Halfway(Guidance):
+    """A rule on coefficients."""
+
+    def combine(self, vectors, step):
+        return vectors.uncond + (1 + self.guidance_scale) / 2 * vectors.difference
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+RULES = [
+    ClassifierFreeGuidance(6.0),
+    ClassifierFreeGuidance(6.0, guidance_rescale=0.7),
+    AdaptiveProjectedGuidance(6.0),
+    RatioAwareAdaptiveGuidance(6.0),
+    AdaptiveGuidance(6.0),
+    NormMatching(ClassifierFreeGuidance(6.0)),
+    Halfway(6.0),
+    Rescale(Halfway(6.0)),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_records_are_what_the_tensors_say(rule, shape):
     cond, uncond, latents = predictions(shape)
@@ -47,10 +66,6 @@ def test_a_step_without_the_unconditional_pass():
 
 
 def test_a_rule_of_ones_own_is_a_few_lines():
-    class Halfway(Guidance):
-        def combine(self, vectors, step):
-            return vectors.uncond + (1 + self.guidance_scale) / 2 * vectors.difference
-
     cond, uncond, latents = predictions((2, 4, 8, 8))
     guided, _ = Halfway(7.0).guide(cond, uncond, latents, step())
     assert torch.allclose(guided, uncond + 4 * (cond - uncond), atol=1e-5)

@@ -97,7 +97,7 @@ def inpainting_controlnet() -> Any:
 
 
 def qwen_controlnet_inpaint() -> Any:
-    transformer = loud(parts.qwen_transformer(), "txt_in")
+    transformer = loud(parts.qwen_transformer(), "txt_in", "proj_out")
     return qwen(
         diffusers.QwenImageControlNetInpaintPipeline, transformer=transformer, controlnet=inpainting_controlnet()
     )

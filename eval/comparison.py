@@ -1,0 +1,163 @@
+"""A comparison from Python: what is asked for becomes a plan, and a plan becomes results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffguide.pipelines.embedded import EMBEDDED
+from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.loading import model_kind
+from diffguide.pipelines.request import DEFAULT_MODEL, read_prompts
+
+from .columns import COLUMNS, check_column
+from .files import locked
+from .grid import check_folder, clear_folder, run_plan
+from .measures import distances
+from .options import check_networks
+from .plan import Plan, grid, shuffled
+from .processes import Processes
+from .references import REFERENCES, no_reference, reference_captions
+
+EMOJI = "emoji"
+"""The reference set of the embedded models."""
+SCALE, STEPS = 7.5, 25
+"""Of models that are not embedded: diffusers' default scale."""
+
+
+def make_plan(
+    guidance: Sequence[str],
+    guidance_scale: Sequence[float] | None = None,
+    steps: Sequence[int] | None = None,
+    scheduler: Sequence[str | None] | None = None,
+    *,
+    model: str = DEFAULT_MODEL,
+    num_images: int = 512,
+    prompts: Sequence[str] | None = None,
+    prompt_file: str | None = None,
+    reference: str | None = None,
+    metrics: Sequence[str] | None = None,
+    **options: Any,
+) -> Plan:
+    """The plan of a comparison. Imports no torch.
+
+    Args:
+        guidance: rules as on the command line, such as "cfg" and "apg:eta=0.5"; the first is the one that the others
+            are compared with.
+        guidance_scale, steps, scheduler: every rule is sampled at all of them; None: the model's own.
+        model: embedded name, diffusers folder, .safetensors file or hub id.
+        num_images: of each cell.
+        prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models.
+        reference: images, a statistics file or an embedded set; None: "emoji" for embedded models.
+        metrics: of `columns.CHOICES`; None: fid where there is a reference, and what shows burning.
+        options: further fields of `plan.Plan`.
+
+    Raises:
+        UserError: whatever cannot be right, in one line.
+    """
+    model_kind(model)
+    row = EMBEDDED.get(model)
+    reference = reference or (EMOJI if row else None)
+    metrics = _usual(row is not None, reference is not None) if metrics is None else list(map(check_column, metrics))
+    needed = distances(metrics)
+    if needed and reference is None:
+        raise UserError(f"{needed[0]} needs a --reference: images, a statistics file, or {', '.join(REFERENCES)}")
+    if reference is not None and reference not in REFERENCES and not Path(reference).expanduser().exists():
+        raise no_reference(reference)
+    check_networks(options.get("extractor"), options.get("inception"), options.get("resize"))
+    if "reward" in metrics and not options.get("reward"):
+        raise UserError("reward needs a reward: --reward CLIP_ID_OR_FOLDER")
+    if prompts is None:
+        if prompt_file is None and row is None:
+            raise UserError("give the prompts with --prompt-file: only embedded models have some of their own")
+        prompts = read_prompts(Path(prompt_file)) if prompt_file else shuffled(reference_captions(EMOJI))
+    return Plan(
+        model=model,
+        cells=grid(
+            guidance,
+            guidance_scale or [row.guidance_scale if row else SCALE],
+            steps or [row.steps if row else STEPS],
+            scheduler or [None],
+        ),
+        num_images=num_images,
+        prompts=tuple(prompts[:num_images]),
+        prompt_file=prompt_file,
+        reference=reference if needed else None,
+        metrics=tuple(name for name in COLUMNS if name in metrics),
+        **options,
+    )
+
+
+def compare_rules(guidance: Sequence[str], output: str | Path, *, overwrite: bool = False, **asked: Any) -> dict:
+    """Sample and measure rules on the same seeds and prompts; the results, as in results.json.
+
+    Args:
+        guidance: rules, the first one is the baseline.
+        output: the folder of this run, or of an interrupted one to go on with.
+        overwrite: begin anew where the folder holds another comparison.
+        asked: as `make_plan`.
+
+    Raises:
+        UserError: a mistake, a full disk, or another comparison in the folder.
+
+    >>> results = compare_rules(["cfg", "apg"], "runs/demo", guidance_scale=[2, 8], num_images=64, metrics=["fid"])
+    >>> results["conclusions"]
+    """
+    return compare(make_plan(guidance, **asked), output, overwrite)
+
+
+def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str, Any]:
+    """Sample, measure and report a plan; the results. UserError as `compare_rules`.
+
+    Of the processes that `accelerate launch` started all but the main one return {}.
+    """
+    with _held(Path(folder), plan, overwrite):
+        return _compare(plan, Path(folder))
+
+
+@contextmanager
+def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
+    """The folder, checked, and held by the main process."""
+    if Processes.rank() > 0:
+        if not overwrite:  # the main process may be clearing it
+            check_folder(folder, plan)
+        yield
+        return
+    if overwrite:
+        clear_folder(folder)
+    check_folder(folder, plan)
+    with locked(folder):
+        yield
+
+
+def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
+    from diffguide.pipelines.loading import load_pipeline
+
+    from .measures import load_networks, make_measures, measure_reference
+    from .report import write_report
+    from .results import compute_results, write_results
+    from .sampler import rule_of
+
+    for cell in plan.cells:
+        rule_of(plan, cell)  # a mistake in an option should not cost the loading of a model
+    processes = Processes(plan.device)
+    device = processes.device(plan.device)
+    extractors, seen = load_networks(plan, device)
+    references = measure_reference(plan, extractors, device) if processes.main else {}
+    pipe = load_pipeline(plan.model, dtype=plan.dtype, device=device, progress_bar=False)
+    measures = make_measures(plan.metrics, extractors, seen)
+    store = run_plan(plan, folder, pipe, measures, extractors, seen, processes)
+    results: dict[str, Any] = {}
+    if processes.main:
+        where = str(pipe._execution_device)
+        results = compute_results(store, references, where if where.startswith("cuda") else "cpu")
+        write_results(store, results)
+        write_report(store.folder)
+    processes.wait()
+    return results
+
+
+def _usual(embedded: bool, reference: bool) -> list[str]:
+    return ["fid"] * reference + ["clip_score"] * embedded + ["clipping", "saturation", "contrast"]
