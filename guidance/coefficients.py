@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .files import read_json
 from .step import Step
 
 FORMAT = "diffguide linear-ag coefficients"
 VERSION = 1
-MAX_BYTES = 16 * 1024 * 1024
 
 Row = tuple[tuple[float, ...], ...]
 
@@ -82,17 +82,7 @@ class Coefficients:
     @classmethod
     def load(cls, path: str | Path) -> Coefficients:
         """Read the file. ValueError: it cannot be read, is no such file, or is not whole."""
-        path = Path(path)
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"the coefficients {str(path)!r} are larger than {MAX_BYTES} bytes")
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"cannot read the coefficients {str(path)!r}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not a file of coefficients") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not a file of coefficients: not JSON, line {error.lineno}") from error
+        content = read_json(Path(path), "file of coefficients")
         if not isinstance(content, dict) or (content.pop("format", None), content.pop("version", None)) != (
             FORMAT,
             VERSION,
@@ -164,9 +154,10 @@ class Trajectories:
         """Ordinary least squares: the rows and errors of `Coefficients` for the steps that are not `evaluated`.
 
         rtol: directions with less than this share of the largest eigenvalue are left out, which makes it the solution
-        of smallest norm in the others. Predictions of neighbouring steps are nearly parallel: coefficients that fit them
-        to the last digit are large, and fail on trajectories that the estimates themselves have moved. SSIM to plain
-        guidance on prompts held out, 20 steps, emoji-sd and emoji-flow: 0.80 and 0.97 at 1e-10, 0.97 and 0.98 at 1e-3.
+        of smallest norm in the others. Predictions of neighbouring steps are nearly parallel: coefficients that fit
+        them to the last digit are large, and fail on trajectories that the estimates themselves have moved. SSIM to
+        plain guidance at 20 steps on 16 prompts held out from 48, emoji-sd and emoji-flow: 0.80 and 0.97 at 1e-10, 0.97
+        and 0.98 at 1e-3.
         """
         rows: list[Row] = []
         errors: list[float] = []

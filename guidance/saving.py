@@ -9,11 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import read_json
+
 if TYPE_CHECKING:
     from .base import Guidance
 
 FILE = "guidance_config.json"
-MAX_BYTES = 16 * 1024 * 1024
 
 
 def save(rule: Guidance, folder: str | Path) -> None:
@@ -25,16 +26,7 @@ def save(rule: Guidance, folder: str | Path) -> None:
 
 def load(folder: str | Path) -> Guidance:
     """The rule in `folder`. ValueError: there is none, or it is damaged."""
-    path = Path(folder, FILE)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"there is no rule in {str(folder)!r}: {FILE}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
-    return from_config(config)
+    return from_config(read_json(Path(folder, FILE), "rule"))
 
 
 def to_config(rule: Guidance) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Setting:
         return [prompts[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size)]
 
     def images(self, rule: Guidance, batch: range) -> tuple[Tensor, float]:
-        """(B, 3, H, W) in [0, 1] for the prompts of `batch` under `rule`, and the evaluations of an image made alone."""
+        """(B, 3, H, W) in [0, 1] for the prompts of `batch` under `rule`, and the evaluations of an image alone."""
         with guide(self.pipe, rule) as guided:
             images = guided(
                 prompt=[self.prompts[k] for k in batch],

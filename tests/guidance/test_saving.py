@@ -43,8 +43,8 @@ def test_functions_cannot_be_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "there is no rule in"),
-        ("{", "not JSON"),
+        (None, "there is no rule "),
+        ("{", "is not JSON"),
         ("[]", "no _class_name"),
         ('{"_class_name": "Step"}', "no rule named 'Step'"),
         ('{"_class_name": "ClassifierFreeGuidance", "scale": 2}', "no option 'scale'"),
