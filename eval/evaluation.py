@@ -106,8 +106,9 @@ def evaluate_images(
     single = [name for name in metrics if METRICS[name].kind == "image"]
     extractors = networks.load([name for name in metrics if name not in single])
     if side is not None and side.images is None:  # before the time for the images is spent
-        for extractor in extractors.values():
-            check_fits(side, extractor)
+        for name in metrics:
+            if METRICS[name].kind == "distance":
+                check_fits(side, extractors[networks.of(name)])
     seen_by = networks.load(single)
     context = Context(
         prompts=prompts,

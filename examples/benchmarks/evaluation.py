@@ -58,10 +58,12 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - start)
             assert features[name].shape == (count, 2048), (name, features[name].shape)
 
+    speeds = {name: count / statistics.median(values) for name, values in seconds.items()}
+    print(f"{count} images, {args.threads} threads; images per second:", speeds, flush=True)
     report = []
     for name, values in seconds.items():
         ratios = [other / mine for other, mine in zip(values, seconds["diffguide"])]
-        row = {"tool": name, "images_per_second": count / statistics.median(values)}
+        row = {"tool": name, "images_per_second": speeds[name]}
         row["diffguide_is_faster_by"] = statistics.median(ratios)
         if name != "diffguide":
             theirs = fid(features[name], tools[name](args.reference))

@@ -1,6 +1,6 @@
 """What leaving out unconditional evaluations saves, in seconds, and what it costs in similarity to full guidance.
 
-    python examples/benchmarks/evaluations.py                     # both models, batches of 1 and 16, about 5 minutes
+    python examples/benchmarks/evaluations.py                     # both models, batches of 1 and 16
     python examples/benchmarks/evaluations.py --models emoji-flow --linear-ag linear-ag.json --json saving.json
 
 The embedded models under plain guidance by the pipeline itself and by the engine, adaptive guidance, linear adaptive

@@ -23,7 +23,7 @@ def tiny_plan(tiny_sd):
 @pytest.fixture(scope="session")
 def finished_run(tiny_plan, tmp_path_factory):
     """The plan and the folder of a comparison that nothing disturbed."""
-    from diffguide.eval.compare import compare
+    from diffguide.eval.comparison import compare
 
     plan, folder = tiny_plan(), tmp_path_factory.mktemp("runs") / "whole"
     compare(plan, folder)
@@ -65,3 +65,39 @@ def killed():
         return os.WIFSIGNALED(status)
 
     return run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Writes a folder of random pictures, smooth enough to differ in their means."""
+    import numpy as np
+    from PIL import Image
+
+    def write(name, count, seed=0, side=32):
+        folder, random = tmp_path / name, np.random.default_rng(seed)
+        folder.mkdir()
+        for index in range(count):
+            coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+            coarse.resize((side, side)).save(folder / f"{index:02d}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_dino(tmp_path_factory):
+    """The folder of a DINOv2 with 16 features and random weights."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 224, "patch_size": 56}
+    folder = tmp_path_factory.mktemp("dino") / "tiny"
+    Dinov2Model(Dinov2Config(**size)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(stand_in_models):
+    """The folder of a CLIP model with random weights and its tokenizer."""
+    return stand_in_models / "emoji-clip"

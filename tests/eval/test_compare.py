@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from diffguide.eval import compare as compare_module
-from diffguide.eval import store as store_module
+from diffguide.eval import files as files_module
 from diffguide.eval.cli import main
-from diffguide.eval.compare import compare
+from diffguide.eval.comparison import compare
+from diffguide.eval.files import read_arrays
 from diffguide.eval.grid import run_plan
 from diffguide.eval.measures import make_measures
-from diffguide.eval.store import Store, read_arrays
+from diffguide.eval.store import Store
 from diffguide.guidance import AdaptiveProjectedGuidance
 from diffguide.pipelines import guide, load_pipeline
 from diffguide.pipelines.errors import UserError
@@ -174,7 +175,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(finished_run, digest, tmp_pat
             raise OSError(28, "No space left on device")
         return real(source, target)
 
-    monkeypatch.setattr(store_module.os, "replace", replace)
+    monkeypatch.setattr(files_module.os, "replace", replace)
     with pytest.raises(UserError, match="No space left on device: what is finished is kept") as failure:
         compare(plan, tmp_path / "full")
     assert "\n" not in str(failure.value)
@@ -203,43 +204,6 @@ def test_a_report_of_features_agrees_with_evaluate_on_the_saved_images(tiny_plan
     )
     for name in ("cmmd", "clip_score"):
         assert results["cells"][0]["metrics"][name]["value"] == pytest.approx(found[name], rel=1e-4)
-
-
-MALFORMED = {
-    "no guidance": ["compare", "--output", "x"],
-    "no output": ["compare", "--guidance", "cfg"],
-    "unknown rule": ["compare", "--guidance", "cgf", "--output", "x"],
-    "rule twice": ["compare", "--guidance", "cfg", "cfg", "--output", "x"],
-    "unknown metric": ["compare", "--guidance", "cfg", "--metrics", "fidd", "--output", "x"],
-    "unknown extractor": ["compare", "--guidance", "cfg", "--extractor", "inceptoin", "--output", "x"],
-    "no images": ["compare", "--guidance", "cfg", "--num-images", "0", "--output", "x"],
-    "reference missing": ["compare", "--guidance", "cfg", "--reference", "nowhere", "--output", "x"],
-    "keep as jpg": ["compare", "--guidance", "cfg", "--keep", "jpg", "--output", "x"],
-    "unknown model": ["compare", "--guidance", "cfg", "--model", "emoji-ds", "--output", "x"],
-    "prompt file missing": ["compare", "--guidance", "cfg", "--prompt-file", "nowhere.txt", "--output", "x"],
-    "report of nothing": ["report", "nowhere"],
-}
-
-
-@pytest.mark.parametrize("words", MALFORMED.values(), ids=MALFORMED)
-def test_a_mistake_is_one_line_and_status_2(words, capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
-    out, err = capfd.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("diffguide: error: ")
-    assert not list(tmp_path.iterdir())
-
-
-def test_mistakes_are_told_without_loading_torch():
-    words = [words for key, words in MALFORMED.items() if key != "reference missing"]
-    code = (
-        "import sys; from diffguide.eval.cli import main\n"
-        f"for words in {words!r}: assert main(words) == 2\n"
-        "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
 
 
 def command(plan, folder, prompts):

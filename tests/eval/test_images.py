@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffguide.eval.images import open_images
+from diffguide.eval.sources import open_images
 from diffguide.pipelines.errors import UserError
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from diffguide.eval.kernels import cmmd, inception_score, kid
 from diffguide.eval.manifold import precision_recall
-from diffguide.eval.metrics import METRICS, Context
+from diffguide.eval.metric_functions import Context
+from diffguide.eval.metrics import METRICS
 from diffguide.eval.pixels import clipping, contrast, saturation
 from diffguide.pipelines.errors import UserError
 

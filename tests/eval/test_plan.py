@@ -61,11 +61,17 @@ def test_the_command_is_read_back_to_the_same_plan():
     import shlex
 
     from diffguide.eval.cli import build_parser
-    from diffguide.eval.compare import make_plan
+    from diffguide.eval.compare import OPTIONS
+    from diffguide.eval.comparison import make_plan
 
     words = ["compare", "--guidance", "cfg", "apg:eta=0.5", "--guidance-scale", "2", "8", "--output", "x"]
-    first = make_plan(build_parser().parse([*words, "--metrics", "clipping", "--negative-prompt", 'a "b", c']))
-    again = make_plan(build_parser().parse([*shlex.split(first.command())[1:], "--output", "y"]))
+
+    def plan_of(line):
+        args = build_parser().parse(line)
+        return make_plan(**{name: getattr(args, name) for name in OPTIONS})
+
+    first = plan_of([*words, "--metrics", "clipping", "--negative-prompt", 'a "b", c'])
+    again = plan_of([*shlex.split(first.command())[1:], "--output", "y"])
     assert again == first
     assert first.prompts == tuple(shuffled(first.prompts))
 

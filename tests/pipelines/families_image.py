@@ -16,8 +16,6 @@ from diffusers import (
     DiTPipeline,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
-    ErnieImagePipeline,
-    ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
@@ -254,7 +252,9 @@ def cogview3() -> CogView3PlusPipeline:
     return textless(CogView3PlusPipeline, transformer, scheduler)
 
 
-def ernie() -> ErnieImagePipeline:
+def ernie() -> Any:
+    from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel  # newer than the oldest diffusers
+
     transformer = ErnieImageTransformer2DModel(
         hidden_size=16,
         num_attention_heads=1,
