@@ -133,7 +133,11 @@ def rule_name(rule: Guidance | None) -> str:
 def option_values(rule: Guidance | None) -> dict[str, Any]:
     """The values of all options of a rule in the table, those at their defaults too; {} for any other rule."""
     name = rule_name(rule)
-    return {key: _value(rule, key) for key in rule_options(name)} if name in RULES else {}
+    values: dict[str, Any] = {key: getattr(rule, key) for key in rule_options(name)} if name in RULES else {}
+    if "coefficients" in values:  # as they can be written down: the file that they were read from, if it was one
+        source = rule.source  # type: ignore[union-attr]
+        values = {"coefficients": source} if source else {}
+    return values
 
 
 def format_guidance(name: str, options: dict[str, Any]) -> str:
@@ -146,11 +150,6 @@ def guidance_spec(rule: Guidance | None) -> str:
     name, values = rule_name(rule), option_values(rule)
     changed = {key: value for key, value in values.items() if value != rule_options(name)[key].default}
     return format_guidance(name, changed)
-
-
-def _value(rule: Any, key: str) -> Any:
-    """An option as it can be written down; of coefficients, the path that they were read from."""
-    return rule.source if key == "coefficients" else getattr(rule, key)
 
 
 def _format(value: Any) -> str:
