@@ -1,6 +1,6 @@
 """What a rule costs at each step, as a multiple of plain guidance `u + w (c - u)` on the same tensors.
 
-    python examples/benchmarks/rule_cost.py                       # all shapes, one thread: 10 minutes on 2 busy cores
+    python examples/benchmarks/rule_cost.py                       # all shapes, one thread
     python examples/benchmarks/rule_cost.py --shapes sdxl --dtypes float32 --batches 1 --json cost.json
 
 Every rule of diffguide, the guiders of diffusers, and one `torch.add` on the same bytes. All take turns, each with its
