@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from .passes import BATCH_SIZE, progress_bar, run_pass
 from .references import REFERENCES, cache_folder, cached_features, keep_features, load_reference, no_reference
 from .sources import Images, open_images
 from .statistics import Moments, Statistics, check_compatible, load_statistics
-
-_NAMES = ("extractor", "weights_hash", "resize")
 
 
 @dataclass(frozen=True)
@@ -115,13 +113,15 @@ def measure_reference(
 def check_fits(side: ReferenceSide, extractor: FeatureExtractor) -> None:
     """UserError: the reference's statistics are of another network, weights or resize."""
     assert side.statistics is not None
-    check_compatible(replace(side.statistics, n=None, **dict(zip(_NAMES, identity_of(extractor)))), side.statistics)
+    check_compatible(
+        Statistics(side.statistics.mu, side.statistics.sigma, None, *identity_of(extractor)), side.statistics
+    )
     if len(side.statistics.mu) != extractor.dim:
         raise UserError(f"{side.label} has {len(side.statistics.mu)} features, {extractor.name} has {extractor.dim}")
 
 
 def identity_of(extractor: FeatureExtractor) -> tuple[str, str, str]:
-    """Network, weights and resize: those fields of `Statistics`."""
+    """Network, weights and resize, in the order of `Statistics`."""
     return extractor.name, extractor.weights_hash, extractor.resize
 
 

@@ -113,16 +113,21 @@ def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str
 
     Of the processes that `accelerate launch` started all but the main one return {}.
     """
-    with _held(Path(folder), plan, overwrite):
-        return _compare(plan, Path(folder))
+    folder = Path(folder)
+    if not overwrite:
+        check_folder(folder, plan)
+    from .sampler import rule_of
+
+    for cell in plan.cells:
+        rule_of(plan, cell)  # a mistake in an option should cost neither the loading of a model nor an earlier run
+    with _held(folder, plan, overwrite):
+        return _compare(plan, folder)
 
 
 @contextmanager
 def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
-    """The folder, checked, and held by the main process."""
+    """The folder, cleared if asked, checked, and held by the main process."""
     if Processes.rank() > 0:
-        if not overwrite:  # the main process may be clearing it
-            check_folder(folder, plan)
         yield
         return
     if overwrite:
@@ -138,10 +143,7 @@ def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
     from .measures import load_networks, make_measures, measure_reference
     from .report import write_report
     from .results import compute_results, write_results
-    from .sampler import rule_of
 
-    for cell in plan.cells:
-        rule_of(plan, cell)  # a mistake in an option should not cost the loading of a model
     processes = Processes(plan.device)
     device = processes.device(plan.device)
     extractors, seen = load_networks(plan, device)

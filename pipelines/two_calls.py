@@ -50,10 +50,7 @@ class TwoCalls(Call):
 
     def __post_init__(self) -> None:
         if self.layout.tokens:
-            self.stop_watching = watch_latents(self.pipe, self._counted)
-
-    def _counted(self, count: int) -> None:
-        self.count = count
+            self.stop_watching = watch_latents(self.pipe, lambda count: setattr(self, "count", count))
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A conditional call opens a step; nothing to do before the second."""

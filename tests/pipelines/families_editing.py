@@ -6,10 +6,12 @@ from typing import Any
 
 import diffusers
 import tiny_parts as parts
-from families_two_calls import GIVEN, SMALL, embedded, model, of
 from PIL import Image
-from tiny import FLUX, QWEN, Family, flux, qwen
-from tiny_variants import awake, image, mask
+from tiny import FLUX, QWEN, flux, qwen
+from tiny_family import Family
+from tiny_inputs import BIG, image, mask
+from tiny_made import GIVEN, embedded, model, of
+from tiny_parts import awake
 
 HALF = Image.new("L", (32, 32))
 HALF.paste(255, (0, 0, 32, 16))
@@ -116,7 +118,7 @@ EDITING = (
         "flux-kontext",
         kontext("FluxKontextPipeline"),
         "flow",
-        fixed={"image": image(32), **SMALL, "max_sequence_length": 16, "max_area": 32 * 32, "_auto_resize": False},
+        fixed={"image": image(32), **BIG, "max_sequence_length": 16, "max_area": 32 * 32, "_auto_resize": False},
         **FLUX,
     ),
     Family(
@@ -127,15 +129,15 @@ EDITING = (
         **FLUX,
     ),
     Family(
-        "flux2-klein", klein("Flux2KleinPipeline"), "flow", fixed={"image": PICTURE.resize((64, 64)), **SMALL}, **KLEIN
+        "flux2-klein", klein("Flux2KleinPipeline"), "flow", fixed={"image": PICTURE.resize((64, 64)), **BIG}, **KLEIN
     ),
     Family("flux2-klein-inpaint", klein("Flux2KleinInpaintPipeline"), "flow", fixed=EDITS, **KLEIN),
-    Family("qwen-edit", qwen_edit("QwenImageEditPipeline"), "flow", fixed={"image": PICTURE, **SMALL}, **QWEN_EDIT),
+    Family("qwen-edit", qwen_edit("QwenImageEditPipeline"), "flow", fixed={"image": PICTURE, **BIG}, **QWEN_EDIT),
     Family(
         "qwen-edit-plus",
         qwen_edit("QwenImageEditPlusPipeline"),
         "flow",
-        fixed={"image": [PICTURE, PICTURE], **SMALL},
+        fixed={"image": [PICTURE, PICTURE], **BIG},
         **QWEN_EDIT | {"batch": (1, 1)},
     ),
     Family(
@@ -157,7 +159,7 @@ EDITING = (
         "qwen-controlnet-inpaint",
         qwen_controlnet_inpaint,
         "flow",
-        fixed={**SMALL, "control_image": image(32), "control_mask": mask(32)},
+        fixed={**BIG, "control_image": image(32), "control_mask": mask(32)},
         **QWEN,
     ),
 )

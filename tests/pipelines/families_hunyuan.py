@@ -7,10 +7,11 @@ import diffusers
 import tiny_parts as parts
 import torch
 from families_editing import PICTURE
-from families_two_calls import SMALL, embedded, model, of, still
 from families_video_two import CLIP, PHOTO, SEEING, VIDEOS
-from tiny import Family
-from tiny_variants import awake
+from tiny_family import Family
+from tiny_inputs import BIG
+from tiny_made import embedded, model, of, still
+from tiny_parts import awake
 
 HUNYUAN = {
     "in_channels": 4,
@@ -124,7 +125,7 @@ HUNYUAN_VIDEO = (
             has_clean_x_embedder=True,
         ),
         "flow",
-        fixed=SMALL | {"image": PICTURE, "num_frames": 10, "latent_window_size": 3},
+        fixed=BIG | {"image": PICTURE, "num_frames": 10, "latent_window_size": 3},
         output="pt",
         **HUNYUAN_TEXT | {"batch": (1, 1)},
     ),
@@ -140,7 +141,7 @@ HUNYUAN_VIDEO = (
         "kandinsky5-image",
         kandinsky5("Kandinsky5T2IPipeline"),
         "flow",
-        fixed=SMALL,
+        fixed=BIG,
         **KANDINSKY | {"images": "num_images_per_prompt"},
     ),
 )

@@ -8,9 +8,9 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors
-from families_image import TRANSFORMER, masked_texts
-from tiny import Family
-from tiny_variants import awake
+from tiny_family import Family
+from tiny_inputs import TRANSFORMER, masked_texts
+from tiny_parts import awake
 
 
 def ltx2() -> LTX2Pipeline:

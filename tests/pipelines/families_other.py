@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import tiny_parts as parts
+import tiny_encoders as encoders
 from diffusers import (
     AmusedPipeline,
     AmusedScheduler,
@@ -10,7 +10,6 @@ from diffusers import (
     DDPMWuerstchenScheduler,
     EDMDPMSolverMultistepScheduler,
     HeunDiscreteScheduler,
-    KandinskyV22PriorPipeline,
     PriorTransformer,
     ShapEPipeline,
     StableAudioDiTModel,
@@ -18,35 +17,15 @@ from diffusers import (
     StableAudioProjectionModel,
     StableCascadeDecoderPipeline,
     StableCascadePriorPipeline,
-    UnCLIPScheduler,
     UVit2DModel,
     VQModel,
 )
 from diffusers.models.unets import StableCascadeUNet
-from families_image import TRANSFORMER
-from families_unet import states, vision
-from tiny import Family
-from tiny_variants import awake
-from transformers import CLIPImageProcessor
+from tiny_family import Family
+from tiny_inputs import TRANSFORMER, states
+from tiny_parts import awake
 
 PRIOR = {"denoisers": ("prior",)}
-
-
-def kandinsky22_prior() -> KandinskyV22PriorPipeline:
-    prior = PriorTransformer(
-        num_attention_heads=2, attention_head_dim=8, embedding_dim=16, num_layers=1, num_embeddings=16
-    )
-    scheduler = UnCLIPScheduler(
-        variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=5.0
-    )
-    return KandinskyV22PriorPipeline(
-        prior=awake(prior),
-        image_encoder=vision(),
-        text_encoder=parts.clip_text(projection=True),
-        tokenizer=parts.clip_tokenizer(),
-        scheduler=scheduler,
-        image_processor=CLIPImageProcessor(),
-    )
 
 
 def shap_e() -> ShapEPipeline:
@@ -70,8 +49,8 @@ def shap_e() -> ShapEPipeline:
     )
     return ShapEPipeline(
         prior=prior,
-        text_encoder=parts.clip_text(projection=True),
-        tokenizer=parts.clip_tokenizer(),
+        text_encoder=encoders.clip_text(projection=True),
+        tokenizer=encoders.clip_tokenizer(),
         scheduler=scheduler,
         shap_e_renderer=None,
     )
@@ -104,8 +83,8 @@ def cascade_unet(**changes: Any) -> StableCascadeUNet:
 def cascade_prior() -> StableCascadePriorPipeline:
     prior = cascade_unet(in_channels=16, out_channels=16, clip_image_in_channels=16)
     return StableCascadePriorPipeline(
-        tokenizer=parts.clip_tokenizer(),
-        text_encoder=parts.clip_text(projection=True),
+        tokenizer=encoders.clip_tokenizer(),
+        text_encoder=encoders.clip_text(projection=True),
         prior=prior,
         scheduler=DDPMWuerstchenScheduler(),
     )
@@ -115,8 +94,8 @@ def cascade_decoder() -> StableCascadeDecoderPipeline:
     decoder = cascade_unet(in_channels=4, out_channels=4, effnet_in_channels=4, timestep_conditioning_type=("sca",))
     return StableCascadeDecoderPipeline(
         decoder=decoder,
-        tokenizer=parts.clip_tokenizer(),
-        text_encoder=parts.clip_text(projection=True),
+        tokenizer=encoders.clip_tokenizer(),
+        text_encoder=encoders.clip_text(projection=True),
         scheduler=DDPMWuerstchenScheduler(),
         vqgan=None,
         latent_dim_scale=4.0,
@@ -158,8 +137,8 @@ def amused() -> AmusedPipeline:
     )
     return AmusedPipeline(
         vqvae=vqvae,
-        tokenizer=parts.clip_tokenizer(),
-        text_encoder=parts.clip_text(projection=True),
+        tokenizer=encoders.clip_tokenizer(),
+        text_encoder=encoders.clip_text(projection=True),
         transformer=transformer,
         scheduler=AmusedScheduler(mask_token_id=31),
     )
@@ -190,11 +169,11 @@ def stable_audio() -> StableAudioPipeline:
     )
     projection = StableAudioProjectionModel(text_encoder_dim=16, conditioning_dim=8, min_value=0, max_value=32)
     scheduler = EDMDPMSolverMultistepScheduler(sigma_data=1.0, prediction_type="v_prediction")
-    tokenizer = parts.t5_tokenizer()
+    tokenizer = encoders.t5_tokenizer()
     tokenizer.model_max_length = 16
     return StableAudioPipeline(
         vae=vae,
-        text_encoder=parts.t5(),
+        text_encoder=encoders.t5(),
         projection_model=projection,
         tokenizer=tokenizer,
         transformer=awake(transformer),
@@ -207,7 +186,6 @@ def embeddings(prompts: int, images: int) -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family("kandinsky22-prior", kandinsky22_prior, "sample", output="pt", **PRIOR),
     Family("shap-e", shap_e, "sample", **PRIOR),
     Family("stable-cascade-prior", cascade_prior, "epsilon", fixed={"height": 128, "width": 128}, output="pt", **PRIOR),
     Family("stable-cascade-decoder", cascade_decoder, "epsilon", embeddings, images="", denoisers=("decoder",)),

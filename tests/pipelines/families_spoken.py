@@ -1,29 +1,17 @@
 """Image, sound and editing pipelines with large text encoders of their own, which random embeddings stand in for."""
 
-import importlib
-from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import tiny_parts as parts
 import torch
 from families_editing import PICTURE, small_reference
-from families_two_calls import GIVEN, MASKED, ROPE, SMALL, TRANSFORMER, WIDE, embedded, matched, model, noise, of, still
-from tiny import FLUX, Family
-from tiny_variants import awake
+from tiny import FLUX
+from tiny_family import Family
+from tiny_inputs import BIG, TRANSFORMER
+from tiny_made import GIVEN, MASKED, ROPE, Processor, embedded, matched, model, of, still, words
 from torch import Tensor
 
 from diffguide.guidance import ClassifierFreeGuidance, NormMatching
-
-
-class Processor:
-    """What pipelines ask of their processor while they are made: how long a system prompt is, how to see pictures."""
-
-    image_processor = None
-    tokenizer = type("Tokenizer", (), {"encode": staticmethod(lambda text: [1])})
-
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> list[list[int]]:
-        return [[0]]
 
 
 def qwen21() -> Any:
@@ -49,40 +37,6 @@ def qwen21() -> Any:
         latents_std=[1.0] * 4,
     )
     return of("QwenImage21Pipeline", transformer, {"encode_prompt": encode}, vae=vae, processor=Processor)()
-
-
-def words(pipe: Any, prompt: Any, copies: int = 1, tokens: int = 5, width: int = 16) -> Tensor:
-    """(prompts * copies, tokens, width): random, and another for each text."""
-    texts = [prompt] if isinstance(prompt, str) else prompt
-    seeds = [sum(text.encode()) for text in texts for _ in range(copies)]
-    return torch.cat([noise(1, tokens, width, seed=seed) for seed in seeds]).to(pipe.transformer.dtype)
-
-
-def longcat(name: str) -> Callable[[], Any]:
-    def encode(pipe: Any, prompt: Any = None, num_images_per_prompt: int = 1, **_: Any) -> Any:
-        embeds = words(pipe, prompt, num_images_per_prompt)
-        home = importlib.import_module(type(pipe).__module__)
-        return embeds, home.prepare_pos_ids(type="text", start=(0, 0), num_token=embeds.shape[1])
-
-    def make() -> Any:
-        if "Edit" in name:
-            small_reference("longcat_image.pipeline_longcat_image_edit")
-        transformer = model("LongCatImageTransformer2DModel", in_channels=64, **WIDE, **ROPE, pooled_projection_dim=16)
-        vae = parts.kl_vae(16)
-        return of(name, transformer, {"encode_prompt": encode}, vae=vae, text_processor=Processor)()
-
-    return make
-
-
-def longcat_audio() -> Any:
-    options = {"dit_dim": 16, "dit_depth": 2, "dit_heads": 2, "dit_text_dim": 16, "latent_dim": 4}
-
-    def transformer() -> Any:
-        return awake(diffusers.LongCatAudioDiTTransformer(**options))
-
-    vae = model("LongCatAudioDiTVae", channels=4, c_mults=[1, 1], strides=[2, 2], latent_dim=4, encoder_latent_dim=8)
-    text = {"text_encoder": lambda: parts.t5(multilingual=True), "tokenizer": parts.t5_tokenizer}
-    return of("LongCatAudioDiTPipeline", transformer, vae=vae, scheduler=None, **text)()
 
 
 GLM = {
@@ -166,33 +120,16 @@ def ideogram4() -> Any:
     return of("Ideogram4Pipeline", transformer, methods, unconditional_transformer=transformer, scheduler=still)()
 
 
-def refused(prompts: int, images: int) -> dict[str, Any]:
-    """A negative prompt for each prompt, where the pipeline's own would be one for all."""
-    return {"negative_prompt": [""] * prompts}
-
-
 ONE_PICTURE = {"image": PICTURE}
-NO_REWRITE = {"enable_prompt_rewrite": False, "enable_cfg_renorm": False}
+
 
 SPOKEN = (
     Family(
         "qwen21",
         qwen21,
         "flow",
-        fixed={"image": PICTURE.convert("RGBA"), "output_resolution": 32, **SMALL},
+        fixed={"image": PICTURE.convert("RGBA"), "output_resolution": 32, **BIG},
         **FLUX | {"negative": " "},
-    ),
-    Family("longcat", longcat("LongCatImagePipeline"), "flow", refused, SMALL | NO_REWRITE, **TRANSFORMER),
-    Family(
-        "longcat-edit",
-        longcat("LongCatImageEditPipeline"),
-        "flow",
-        fixed={"image": PICTURE},
-        batch=(1, 2),
-        **TRANSFORMER,
-    ),
-    Family(
-        "longcat-audio", longcat_audio, "flow", fixed={"audio_duration_s": 0.5}, images="", batch=(2, 1), **TRANSFORMER
     ),
     Family(
         "nucleus",
@@ -210,16 +147,16 @@ SPOKEN = (
             ),
         ),
         "flow",
-        fixed=SMALL,
+        fixed=BIG,
         **MASKED | {"native": matched},
     ),
-    Family("glm", glm, "flow", glm_inputs, SMALL, **GIVEN),
-    Family("joyimage-edit", joyimage, "flow", fixed={"image": PICTURE, **SMALL}, native=joy_matched, **TRANSFORMER),
+    Family("glm", glm, "flow", glm_inputs, BIG, **GIVEN),
+    Family("joyimage-edit", joyimage, "flow", fixed={"image": PICTURE, **BIG}, native=joy_matched, **TRANSFORMER),
     Family(
         "ideogram4",
         ideogram4,
         "flow",
-        fixed={**SMALL, "guidance_schedule": None, "max_sequence_length": 4},
+        fixed={**BIG, "guidance_schedule": None, "max_sequence_length": 4},
         denoisers=("transformer", "unconditional_transformer"),
     ),
 )

@@ -1,85 +1,13 @@
 """Image pipelines that call their denoiser twice a step. Most get random embeddings in place of a text encoder's."""
 
 from collections.abc import Callable
-from inspect import isclass, isroutine
 from typing import Any
 
-import diffusers
 import tiny_parts as parts
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from tiny import Family
-from tiny_variants import image, mask
-from torch import Tensor
-
-from diffguide.guidance import ClassifierFreeGuidance, NormMatching
-
-TRANSFORMER = {"denoisers": ("transformer",)}
-GIVEN: dict[str, Any] = {"batch": (2, 1), **TRANSFORMER}  # pipelines repeat given embeddings each in its own way
-SMALL = {"height": 32, "width": 32}
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def embedded(mask_dtype: torch.dtype = torch.bool, **shapes: tuple[int, ...]) -> Callable[[int, int], dict[str, Any]]:
-    """Inputs by name and shape for one prompt, and the same again as the negative prompt; masks are all ones."""
-
-    def inputs(prompts: int, images: int) -> dict[str, Any]:
-        given: dict[str, Any] = {"prompt": None}
-        for seed, prefix in enumerate(("", "negative_")):
-            for name, shape in shapes.items():
-                given[prefix + name] = noise(prompts, *shape, seed=seed)
-                if "mask" in name:
-                    given[prefix + name] = torch.ones(prompts, *shape, dtype=mask_dtype)
-        return given
-
-    return inputs
-
-
-def plus_one(scale: float) -> ClassifierFreeGuidance:
-    """For pipelines with cond + s (cond - uncond)."""
-    return ClassifierFreeGuidance(scale + 1)
-
-
-def matched(scale: float) -> NormMatching:
-    return NormMatching(ClassifierFreeGuidance(scale))
-
-
-def flow() -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-
-
-def still() -> FlowMatchEulerDiscreteScheduler:
-    """For pipelines that give their scheduler no size to shift its sigmas by."""
-    return FlowMatchEulerDiscreteScheduler(shift=3.0)
-
-
-def of(name: str, transformer: Callable[[], Any], methods: Any = None, **parts: Any) -> Callable[[], Any]:
-    """How to make the pipeline class `name`; parts that are not named are None, functions are called.
-
-    methods: in place of the pipeline's own, for text encoders that would cost more than everything else.
-    """
-
-    def make() -> Any:
-        cls = getattr(diffusers, name)
-        if methods:
-            cls = type(name, (cls,), methods | {"__module__": cls.__module__})
-        given = {"scheduler": flow, "transformer": transformer} | parts
-        made = {part: value() if isroutine(value) or isclass(value) else value for part, value in given.items()}
-        expected = cls._get_signature_keys(cls)[0]
-        return cls(**(dict.fromkeys(expected) | made))
-
-    return make
-
-
-ROPE = {"axes_dims_rope": (4, 4, 8), "attention_head_dim": 16, "num_attention_heads": 2}
-WIDE = {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 16}
-
-
-def model(name: str, **options: Any) -> Callable[[], Any]:
-    return lambda: getattr(diffusers, name)(**options)
+from tiny_family import Family
+from tiny_inputs import BIG, image, mask, plus_one
+from tiny_made import EMBEDS, GIVEN, ROPE, WIDE, embedded, matched, model, of
 
 
 def chroma(name: str) -> Callable[[], Any]:
@@ -102,8 +30,8 @@ def chroma(name: str) -> Callable[[], Any]:
 
 
 CHROMA = {"inputs": embedded(torch.float32, prompt_embeds=(5, 16), prompt_attention_mask=(5,)), **GIVEN}
-EMBEDS = {"inputs": embedded(prompt_embeds=(5, 16)), **GIVEN}
-MASKED = {"inputs": embedded(prompt_embeds=(5, 16), prompt_embeds_mask=(5,)), **GIVEN}
+
+
 COGVIEW4 = {
     "out_channels": 4,
     "num_layers": 1,
@@ -114,10 +42,13 @@ COGVIEW4 = {
     "condition_dim": 8,
     "rope_axes_dim": (8, 8),
 }
+
+
 EDITED = {"image": image(16), "mask_image": mask(16), "height": 16, "width": 16, "strength": 0.75}
 
+
 TWO_CALLS = (
-    Family("chroma", chroma("ChromaPipeline"), "flow", fixed=SMALL, **CHROMA),
+    Family("chroma", chroma("ChromaPipeline"), "flow", fixed=BIG, **CHROMA),
     Family(
         "chroma-img2img",
         chroma("ChromaImg2ImgPipeline"),
@@ -130,7 +61,7 @@ TWO_CALLS = (
         "cogview4",
         of("CogView4Pipeline", model("CogView4Transformer2DModel", in_channels=4, **COGVIEW4)),
         "flow",
-        fixed=SMALL,
+        fixed=BIG,
         **EMBEDS,
     ),
     Family(
@@ -161,7 +92,7 @@ TWO_CALLS = (
         ),
         "flow",
         embedded(prompt_embeds=(5, 16), prompt_attention_mask=(5,)),
-        SMALL,
+        BIG,
         native=matched,
         **GIVEN,
     ),
@@ -169,7 +100,7 @@ TWO_CALLS = (
         "ovis",
         of("OvisImagePipeline", model("OvisImageTransformer2DModel", in_channels=16, out_channels=16, **WIDE, **ROPE)),
         "flow",
-        fixed=SMALL | {"negative_prompt": None},
+        fixed=BIG | {"negative_prompt": None},
         **EMBEDS,
     ),
     Family(
@@ -198,7 +129,7 @@ TWO_CALLS = (
         ),
         "flow",
         embedded(prompt_embeds=(5, 2, 16), prompt_embeds_mask=(5,)),
-        SMALL,
+        BIG,
         native=plus_one,
         off=0.0,
         **GIVEN,
@@ -227,7 +158,7 @@ TWO_CALLS = (
             ),
         ),
         "flow",
-        fixed=SMALL,
+        fixed=BIG,
         inputs=embedded(prompt_embeds=(2, 5, 16), prompt_embeds_mask=(5,)),
         **GIVEN,
     ),

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import tiny_parts as parts
 from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
     AutoencoderKLAllegro,
     AutoencoderKLCogVideoX,
-    AutoencoderKLLTXVideo,
     AutoencoderKLMagvit,
     CogVideoXDDIMScheduler,
     CogVideoXImageToVideoPipeline,
@@ -17,24 +15,15 @@ from diffusers import (
     CogVideoXVideoToVideoPipeline,
     EasyAnimatePipeline,
     EasyAnimateTransformer3DModel,
-    FlowMatchEulerDiscreteScheduler,
     LattePipeline,
     LatteTransformer3DModel,
-    LTXConditionPipeline,
-    LTXImageToVideoPipeline,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
     MochiPipeline,
     MochiTransformer3DModel,
-    SanaVideoPipeline,
-    SanaVideoTransformer3DModel,
 )
-from families_image import TRANSFORMER, UNBINNED, masked_texts, textless
-from families_unet import VIDEOS, gradient, texts
-from tiny import Family, ddim
-
-FLOW = FlowMatchEulerDiscreteScheduler
-BIG = {"height": 32, "width": 32}
+from tiny import ddim
+from tiny_family import Family
+from tiny_inputs import BIG, TRANSFORMER, VIDEOS, gradient, masked_texts, texts
+from tiny_made import FLOW, textless
 
 
 def cogvideox(cls: type = CogVideoXPipeline, in_channels: int = 4) -> Any:
@@ -66,37 +55,6 @@ def cogvideox(cls: type = CogVideoXPipeline, in_channels: int = 4) -> Any:
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     return textless(cls, transformer, scheduler, vae)
-
-
-def ltx(cls: type = LTXPipeline) -> Any:
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        num_layers=1,
-        caption_channels=16,
-    )
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8,
-        block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
-        spatio_temporal_scaling=(True, True, False, False),
-        decoder_spatio_temporal_scaling=(True, True, False, False),
-        decoder_inject_noise=(False,) * 5,
-        upsample_residual=(False,) * 4,
-        upsample_factor=(1,) * 4,
-        timestep_conditioning=False,
-        patch_size=1,
-        patch_size_t=1,
-        encoder_causal=True,
-        decoder_causal=False,
-    )
-    vae.use_framewise_encoding = vae.use_framewise_decoding = False
-    return textless(cls, transformer, FLOW(), vae)
 
 
 def latte() -> LattePipeline:
@@ -173,23 +131,6 @@ def easyanimate() -> EasyAnimatePipeline:
     return textless(EasyAnimatePipeline, transformer, FLOW(), vae)
 
 
-def sana_video() -> SanaVideoPipeline:
-    transformer = SanaVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=12,
-        cross_attention_dim=24,
-        caption_channels=16,
-        sample_size=8,
-        rope_max_seq_len=32,
-    )
-    return textless(SanaVideoPipeline, transformer, FLOW(), parts.wan_vae())
-
-
 FAMILIES = (
     Family("cogvideox", cogvideox, "v_prediction", texts, BIG | {"num_frames": 5}, **VIDEOS, **TRANSFORMER),
     Family(
@@ -208,25 +149,6 @@ FAMILIES = (
         "v_prediction",
         lambda p, i: texts(p, i) | {"video": [gradient(32)] * 5},
         BIG,
-        images="",
-        **TRANSFORMER,
-    ),
-    Family("ltx", ltx, "flow", masked_texts, BIG | {"num_frames": 9}, images="", **TRANSFORMER),
-    Family(
-        "ltx-image-to-video",
-        lambda: ltx(LTXImageToVideoPipeline),
-        "flow",
-        lambda p, i: masked_texts(p, i) | {"image": gradient(32)},
-        BIG | {"num_frames": 9},
-        images="",
-        **TRANSFORMER,
-    ),
-    Family(
-        "ltx-condition",
-        lambda: ltx(LTXConditionPipeline),
-        "flow",
-        lambda p, i: masked_texts(p, i) | {"image": gradient(32)},
-        BIG | {"num_frames": 9},
         images="",
         **TRANSFORMER,
     ),
@@ -250,13 +172,4 @@ FAMILIES = (
         **TRANSFORMER,
     ),
     Family("easyanimate", easyanimate, "flow", masked_texts, BIG | {"num_frames": 5}, images="", **TRANSFORMER),
-    Family(
-        "sana-video",
-        sana_video,
-        "flow",
-        masked_texts,
-        BIG | {"frames": 5, "negative_prompt": None} | UNBINNED,
-        **VIDEOS,
-        **TRANSFORMER,
-    ),
 )

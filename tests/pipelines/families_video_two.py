@@ -7,15 +7,15 @@ import tiny_parts as parts
 import torch
 from diffusers import UniPCMultistepScheduler
 from families_editing import PICTURE
-from families_two_calls import GIVEN, SMALL, embedded, model, noise, of
 from PIL import Image
-from tiny import Family, picture
-from tiny_variants import frames
+from tiny_family import Family
+from tiny_inputs import BIG, frames, picture
+from tiny_made import GIVEN, embedded, model, noise, of
 from torch import Tensor
 
 # Its first frame is brought to the deviation of the others, which a plain picture has none of.
 PHOTO = Image.fromarray((255 * picture(1)[0].permute(1, 2, 0)).to(torch.uint8).numpy()).resize((32, 32))
-CLIP = {"num_frames": 5, **SMALL}
+CLIP = {"num_frames": 5, **BIG}
 VIDEOS = {"images": "num_videos_per_prompt", **GIVEN}
 EMBEDS = {"inputs": embedded(prompt_embeds=(5, 16)), **VIDEOS}
 
@@ -102,14 +102,14 @@ VIDEO_TWO = (
         "lucy",
         wan_like("LucyEditPipeline", "WanTransformer3DModel", in_channels=8),
         "flow",
-        fixed=SMALL | {"video": frames(5), "num_frames": 5},
+        fixed=BIG | {"video": frames(5), "num_frames": 5},
         **EMBEDS | {"batch": (1, 1)},
     ),
     Family(
         "wan-animate",
         animate,
         "flow",
-        fixed=SMALL
+        fixed=BIG
         | {
             "image": PICTURE,
             "pose_video": frames(9),

@@ -8,10 +8,10 @@ import tiny_parts as parts
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, HeliosScheduler
 from families_editing import PICTURE
 from families_hunyuan import hunyuan_vae
-from families_two_calls import SMALL, embedded, model, of, plus_one, still
 from families_video_two import CLIP, EMBEDS, VIDEOS, unipc
-from tiny import Family
-from tiny_variants import frames
+from tiny_family import Family
+from tiny_inputs import BIG, frames, plus_one
+from tiny_made import embedded, model, of, still
 
 
 class Unguarded:
@@ -109,7 +109,7 @@ HELIOS = {
     "num_layers": 1,
     "rope_dim": (4, 4, 4),
 }
-SECTIONS = {**SMALL, "num_frames": 10, "num_latent_frames_per_chunk": 2}
+SECTIONS = {**BIG, "num_frames": 10, "num_latent_frames_per_chunk": 2}
 
 
 def helios(name: str, stages: int, transformer: Any = None, **options: Any) -> Callable[[], Any]:
@@ -165,7 +165,7 @@ WORLDS = (
         "cosmos2",
         cosmos("Cosmos2TextToImagePipeline", karras_with_data),
         "flow",
-        fixed=SMALL,
+        fixed=BIG,
         **PLUS | {"images": "num_images_per_prompt"},
     ),
     Family(
@@ -186,7 +186,7 @@ WORLDS = (
         "cosmos2.5-transfer",
         cosmos("Cosmos2_5_TransferPipeline", unipc, in_channels=5, controlnet_block_every_n=1),
         "flow",
-        fixed=SMALL | {"controls": frames(5), "num_frames": 5, "num_frames_per_chunk": 5},
+        fixed=BIG | {"controls": frames(5), "num_frames": 5, "num_frames_per_chunk": 5},
         **PLUS,
     ),
     Family("helios", helios("HeliosPipeline", 1), "flow", chunked, SECTIONS, **VIDEOS),

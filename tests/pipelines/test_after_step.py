@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, Family
+from tiny import FAMILIES
+from tiny_family import Family
 from tiny_variants import VARIANTS
 from torch import Tensor
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
-from tiny import BETAS, FAMILIES, PROMPTS, Family, ddim
+from tiny import BETAS, FAMILIES, ddim
+from tiny_family import PROMPTS, Family
 from torch import Tensor
 
 from diffguide.guidance import AdaptiveProjectedGuidance

@@ -7,7 +7,8 @@ import tiny_parts as parts
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline
-from tiny import FAMILIES, PROMPTS, sd, seeded
+from tiny import FAMILIES, sd
+from tiny_family import PROMPTS, seeded
 from torch import Tensor
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from families import BATCHED
 from test_parity import PLAIN_APG, assert_clean
-from tiny import Family
+from tiny_family import Family
 from torch import Tensor
 
 from diffguide.guidance import (
@@ -80,6 +81,8 @@ def test_against_the_pipeline_itself(family: Family, pipe: Any) -> None:
 
 
 def test_batch(family: Family, pipe: Any) -> None:
+    if family.name == "cosmos2.5-predict" and diffusers.__version__.startswith("0.37."):
+        pytest.skip("diffusers 0.37 takes one prompt with a picture")
     prompts, images = family.batch
     native = family.run_native(pipe, 5.0, prompts=prompts, images=images)
     with guide(pipe, family.native(5.0)) as guided:

@@ -7,7 +7,8 @@ import torch
 from diffusers import KandinskyV22CombinedPipeline
 from families import BATCHED
 from families_ltx2 import SOUND
-from tiny import FAMILIES, Family
+from tiny import FAMILIES
+from tiny_family import Family
 from torch import Tensor
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance

@@ -10,7 +10,8 @@ import torch
 from diffusers import ClassifierFreeGuidance as TheirGuidance
 from diffusers import SkipLayerGuidance
 from tiny import FAMILIES
-from tiny_slots import SLOTS, build, hunyuan_image, modular, run, run_modular, seeded
+from tiny_family import seeded
+from tiny_slots import SLOTS, build, hunyuan_image, modular, run, run_modular
 from torch import Tensor
 
 from diffguide.guidance import (

@@ -6,7 +6,8 @@ import pytest
 import torch
 from families import BATCHED
 from test_parity import assert_clean
-from tiny import FAMILIES, Family, sd, seeded
+from tiny import FAMILIES, sd
+from tiny_family import Family, seeded
 from tiny_parts import unet
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance

@@ -15,7 +15,8 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
     UNet2DModel,
 )
-from tiny import BETAS, FAMILIES, Family, ddim, sd, sd3, sdxl, seeded
+from tiny import BETAS, FAMILIES, ddim, sd, sd3, sdxl
+from tiny_family import Family, seeded
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffguide.pipelines import guide

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, Family
+from tiny import FAMILIES
+from tiny_family import Family
 from tiny_schedulers import DIFFUSION, FLOW
 
 from diffguide.guidance import ClassifierFreeGuidance

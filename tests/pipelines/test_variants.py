@@ -2,17 +2,19 @@
 
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from test_parity import PLAIN_APG, rows_evaluated
-from tiny import Family
+from tiny_family import Family
 from tiny_variants import VARIANTS
+from tiny_variants_video import VIDEO_VARIANTS
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffguide.pipelines import guide
 
 
-@pytest.fixture(params=VARIANTS, ids=str)
+@pytest.fixture(params=(*VARIANTS, *VIDEO_VARIANTS), ids=str)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -52,6 +54,8 @@ def test_apg_without_its_changes_is_cfg(family: Family, pipe: Any) -> None:
 
 
 def test_bfloat16(family: Family, pipe: Any) -> None:
+    if family.name == "wan-video-to-video" and diffusers.__version__.startswith("0.37."):
+        pytest.skip("diffusers 0.37 encodes its video in float32 only")
     pipe.to(torch.bfloat16)
     native = family.run_native(pipe, 5.0)
     with guide(pipe, family.native(5.0)) as guided:

@@ -1,6 +1,5 @@
-"""Tiny random parts of pipelines, with the real classes: tokenisers, text encoders, denoisers, autoencoders."""
+"""Tiny random parts of pipelines, with the real classes: denoisers and autoencoders."""
 
-from string import ascii_lowercase
 from typing import Any
 
 from diffusers import (
@@ -15,81 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
     WanTransformer3DModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-    UMT5Config,
-    UMT5EncoderModel,
-)
-
-
-def clip_tokenizer() -> CLIPTokenizer:
-    pieces = [*ascii_lowercase, *(f"{letter}</w>" for letter in ascii_lowercase), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=16)
-
-
-def clip_text(projection: bool = False) -> CLIPTextModel | CLIPTextModelWithProjection:
-    config = CLIPTextConfig(
-        vocab_size=54,
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=52,
-        eos_token_id=53,
-        pad_token_id=53,
-    )
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
-
-
-def t5_tokenizer() -> T5Tokenizer:
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *ascii_lowercase]
-    return T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
-
-
-def t5(multilingual: bool = False) -> T5EncoderModel | UMT5EncoderModel:
-    options = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    return UMT5EncoderModel(UMT5Config(**options)) if multilingual else T5EncoderModel(T5Config(**options))
-
-
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    return Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(["<|endoftext|>", *ByteLevel.alphabet()])})
-
-
-def qwen_text() -> Qwen2_5_VLForConditionalGeneration:
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 257,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2], "rope_type": "default"},
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_heads": 2,
-            "out_hidden_size": 16,
-        },
-    )
-    return Qwen2_5_VLForConditionalGeneration(config)
-
+from torch import nn
 
 UNET = {
     "sample_size": 8,
@@ -100,6 +25,8 @@ UNET = {
     "attention_head_dim": 8,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
 }
+
+
 SDXL = {
     "cross_attention_dim": 32,
     "addition_embed_type": "text_time",
@@ -231,3 +158,11 @@ def qwen_vae() -> AutoencoderKLQwenImage:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
+
+
+def awake(module: nn.Module) -> nn.Module:
+    """A control network whose zero initialised outputs do something."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.2)
+    return module

@@ -7,7 +7,7 @@ import pytest
 import tiny_parts as parts
 import torch
 from diffusers import ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler
-from tiny import PROMPTS, seeded
+from tiny_family import PROMPTS, seeded
 from torch import Tensor
 
 ATTENTION = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1, "text_embed_dim": 16}

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import pytest
 import tiny_parts as parts
-import torch
 from diffusers import (
     FluxControlNetModel,
     FluxControlNetPipeline,
@@ -28,23 +26,11 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     T2IAdapter,
-    WanImageToVideoPipeline,
-    WanVACEPipeline,
-    WanVACETransformer3DModel,
-    WanVideoToVideoPipeline,
 )
-from PIL import Image
-from tiny import FLUX, PROMPTS, QWEN, WAN, Family, flux, picture, qwen, sd, sd3, sdxl, wan
-from torch import nn
-
-
-def awake(module: nn.Module) -> nn.Module:
-    """A control network whose zero initialised outputs do something."""
-    for parameter in module.parameters():
-        if not parameter.any():
-            parameter.data.normal_(std=0.2)
-    return module
-
+from tiny import FLUX, QWEN, flux, qwen, sd, sd3, sdxl
+from tiny_family import Family
+from tiny_inputs import SMALL, TRANSFORMER, control, image, mask, picture
+from tiny_parts import awake
 
 # An adapter's features are as large as what a block without attention gives only before it halves its input.
 ATTENTION_FIRST = {
@@ -80,61 +66,17 @@ def qwen_controlnet() -> Any:
     return awake(QwenImageControlNetModel.from_config(parts.qwen_transformer().config))
 
 
-def vace() -> WanVACETransformer3DModel:
-    return awake(
-        WanVACETransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=4,
-            out_channels=4,
-            text_dim=16,
-            freq_dim=16,
-            ffn_dim=16,
-            num_layers=1,
-            rope_max_seq_len=32,
-            vace_layers=[0],
-            vace_in_channels=2 * 4 + 64,
-        )
-    )
-
-
-def wan_image_to_video() -> WanImageToVideoPipeline:
-    pytest.importorskip("ftfy")
-    images = {"image_encoder": None, "image_processor": None}
-    return wan(WanImageToVideoPipeline, transformer=parts.wan_transformer(in_channels=12), **images)
-
-
-def wan_video_to_video() -> WanVideoToVideoPipeline:
-    pytest.importorskip("ftfy")
-    return wan(WanVideoToVideoPipeline)
-
-
-def frames(count: int) -> list[Image.Image]:
-    return [Image.new("RGB", (32, 32), (50 * i, 90, 30)) for i in range(count)]
-
-
-def mask(size: int) -> torch.Tensor:
-    mask = torch.zeros(1, 1, size, size)
-    mask[..., size // 4 : size // 2, :] = 1
-    return mask
-
-
-def image(size: int = 16) -> torch.Tensor:
-    return nn.functional.interpolate(picture(1), size)
-
-
-def control(**more: Any) -> dict[str, Any]:
-    return {"control_image": picture(1)} | more
-
-
-SMALL = {"height": 16, "width": 16}
 IMG2IMG: dict[str, Any] = {"image": picture(1), "strength": 0.75}
+
+
 INPAINT: dict[str, Any] = IMG2IMG | SMALL | {"mask_image": mask(16)}
+
+
 BIG = {"height": 32, "width": 32, "image": image(32)}
+
+
 SHORT = {"max_sequence_length": 16}
-TRANSFORMER = {"denoisers": ("transformer",)}
-VIDEO = WAN["fixed"]
-WHITE = Image.new("L", (32, 32), 255)
+
 
 VARIANTS = (
     Family(
@@ -214,26 +156,5 @@ VARIANTS = (
         "flow",
         fixed={"height": 32, "width": 32, "control_image": image(32)},
         **QWEN,
-    ),
-    Family(
-        "wan-image-to-video",
-        wan_image_to_video,
-        "flow",
-        **(WAN | {"fixed": VIDEO | {"image": frames(1)[0]}}),
-        **TRANSFORMER,
-    ),
-    Family(
-        "wan-video-to-video",
-        wan_video_to_video,
-        "flow",
-        **(WAN | {"fixed": {**SHORT, "height": 32, "width": 32, "video": frames(5), "strength": 0.75}}),
-        **TRANSFORMER,
-    ),
-    Family(
-        "wan-vace",
-        lambda: wan(WanVACEPipeline, transformer=vace()),
-        "flow",
-        **(WAN | {"fixed": VIDEO | {"prompt": PROMPTS[0], "video": frames(5), "mask": [WHITE] * 5}}),
-        **TRANSFORMER,
     ),
 )

@@ -1,0 +1,114 @@
+"""A rule beside other hooks on the denoiser: offloading, and the caches of diffusers."""
+
+import pytest
+import tiny_parts as parts
+import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
+from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers.hooks import apply_faster_cache
+from tiny import FAMILIES, wan
+from tiny_family import seeded
+
+from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
+from diffguide.pipelines import guide
+
+BY_NAME = {family.name: family for family in FAMILIES}
+
+
+@pytest.mark.parametrize("name", ["sd", "flux", "wan22"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["model", "sequential"])
+def test_offloading_before_and_after_attaching(name: str, when: str, kind: str) -> None:
+    """What `enable_*_cpu_offload` does with accelerate, on the CPU; it adds its hooks anew after each call."""
+    family = BY_NAME[name]
+    pipe = family.build()
+    native, off = family.run_native(pipe, 5.0), family.run_native(pipe, 1.0)
+
+    def offload() -> None:
+        for module in family.modules(pipe):
+            remove_hook_from_module(module, recurse=True)
+            if kind == "model":
+                cpu_offload_with_hook(module, torch.device("cpu"))
+            else:
+                cpu_offload(module, torch.device("cpu"))
+
+    if when == "before":
+        offload()
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        for _ in range(2):
+            if when == "after":
+                offload()
+            torch.testing.assert_close(family.run(guided), native, rtol=0, atol=1e-6)
+            assert guided.trace.evaluations == 2 * len(guided.trace) > 0
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        torch.testing.assert_close(family.run(guided), off, rtol=0, atol=1e-5)
+        assert guided.trace.evaluations == len(guided.trace)
+    assert all(hasattr(module, "_hf_hook") for module in family.modules(pipe))
+    torch.testing.assert_close(family.run_native(pipe, 5.0), native, rtol=0, atol=1e-6)
+
+
+CACHES = {
+    "first-block": lambda pipe: FirstBlockCacheConfig(threshold=10.0),
+    "faster": lambda pipe: FasterCacheConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 900),  # after a step that fills it
+        attention_weight_callback=lambda module: 0.5,
+        is_guidance_distilled=True,
+        current_timestep_callback=lambda: float(pipe._current_timestep),
+    ),
+    "pyramid": lambda pipe: PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 1001),
+        current_timestep_callback=lambda: float(pipe._current_timestep),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["flux", "wan21"])
+@pytest.mark.parametrize("cache", CACHES)
+def test_caches_of_diffusers(name: str, cache: str) -> None:
+    family = BY_NAME[name]
+    pipe = family.build()
+    if name == "wan21":  # these caches need blocks after the first
+        pipe = seeded(lambda: wan(transformer=parts.wan_transformer(num_layers=3)))
+    exact = family.run_native(pipe, 5.0)
+    pipe.transformer.enable_cache(CACHES[cache](pipe))
+    native, off = family.run_native(pipe, 5.0), family.run_native(pipe, 1.0)
+    assert (native - exact).abs().max() > 1e-5  # or the cache did nothing
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        torch.testing.assert_close(family.run(guided), native, rtol=0, atol=1e-6)
+        torch.testing.assert_close(family.run(guided), native, rtol=0, atol=1e-6)
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        torch.testing.assert_close(family.run(guided), off, rtol=0, atol=1e-5)
+        guided.guidance = AdaptiveProjectedGuidance(5.0)
+        assert family.run(guided).isfinite().all()
+    pipe.transformer.disable_cache()
+    assert torch.equal(family.run_native(pipe, 5.0), exact)
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # FasterCache's own
+def test_a_cache_that_cuts_the_batch_itself() -> None:
+    """FasterCache estimates the unconditional half of a batched call; a rule must not cut it out before."""
+    family = BY_NAME["sd3"]
+    pipe = family.build()
+    exact = family.run_native(pipe, 5.0, prompts=2, steps=6)
+    names = ("hidden_states", "encoder_hidden_states", "timestep", "pooled_projections")
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 900),
+        unconditional_batch_skip_range=2,
+        unconditional_batch_timestep_skip_range=(-1, 900),
+        attention_weight_callback=lambda module: 0.5,
+        tensor_format="BCHW",
+        current_timestep_callback=lambda: float(pipe.scheduler.timesteps[pipe.scheduler.step_index or 0]),
+        _unconditional_conditional_input_kwargs_identifiers=names,
+    )
+    apply_faster_cache(pipe.transformer, config)
+    native = family.run_native(pipe, 5.0, prompts=2, steps=6)
+    assert (native - exact).abs().max() > 1e-4
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        torch.testing.assert_close(family.run(guided, prompts=2, steps=6), native, rtol=0, atol=1e-6)
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        assert family.run(guided, prompts=2, steps=6).isfinite().all()
+        assert guided.trace.evaluations == 12  # nothing can be left out
