@@ -74,7 +74,7 @@ class AdaptiveProjectedGuidance(Guidance):
         """Algorithm 1, in its order: momentum, norm cap, projection, combination. On tensors, where it is cheapest."""
         c = precise(cond)
         difference = c - precise(uncond)
-        _, b = step.to_space(self.space)
+        _, b = self.mapping(step)
         m = self._with_momentum(difference, b, step)
         scale, cap = self.guidance_scale - 1, self._cap(math.prod(c.shape[1:]))
         shrink = inner(m, m).rsqrt().mul_(cap * (b * b) ** -0.5).clamp_(max=1) if cap else None

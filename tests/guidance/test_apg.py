@@ -126,3 +126,12 @@ def test_presets_are_those_of_the_paper():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         AdaptiveProjectedGuidance(7.5, **options)
+
+
+def test_a_last_step_without_noise_is_taken_in_prediction_space():
+    rule, state = AdaptiveProjectedGuidance(5.0), {}
+    rule.guide(*predictions((1, 4, 8, 8)), step("flow", 0, state))
+    here = step("flow", 1, state)
+    here.denoised, here.noise = (1.0, -0.0), (1.0, 1.0)
+    guided, _ = rule.guide(*predictions((1, 4, 8, 8), seed=1), here)
+    assert guided.isfinite().all()
