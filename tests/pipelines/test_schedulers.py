@@ -4,7 +4,7 @@ from importlib.util import find_spec
 import diffusers
 import pytest
 import torch
-from conftest import ddim
+from tiny import ddim
 
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.schedulers import SCHEDULERS, compatible, is_flow, make_scheduler
@@ -18,7 +18,7 @@ FLOW_NAMES = [name for name, row in SCHEDULERS.items() if row.flow]
 @pytest.mark.parametrize("name", DIFFUSION_NAMES)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_noise_schedule_and_prediction_type_are_the_models(name, prediction):
-    current = ddim(prediction_type=prediction)
+    current = ddim(prediction)
     made = make_scheduler(name, current)
     assert type(made).__name__ == SCHEDULERS[name].class_name
     assert made.config.prediction_type == prediction
