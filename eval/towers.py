@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffguide.pipelines.embedded import MODELS
+from diffguide.pipelines import embedded
 from diffguide.pipelines.errors import UserError, one_line
 from diffguide.pipelines.quiet import quiet
 
@@ -94,7 +94,7 @@ def load_clip(
     from transformers import CLIPModel, CLIPTokenizer
 
     name = weights or EMOJI_CLIP
-    source = str(MODELS / EMOJI_CLIP) if name == EMOJI_CLIP else name
+    source = str(embedded.MODELS / EMOJI_CLIP) if name == EMOJI_CLIP else name
     model, tokenizer = _load(CLIPModel, source, name), _load(CLIPTokenizer, source, name)
     mean, std = _EMOJI if name == EMOJI_CLIP else _normalisation(source)
     return ClipExtractor(
