@@ -101,16 +101,22 @@ def test_killed_runs_go_on_to_the_same_bytes(finished_run, killed, digest, tmp_p
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_leave_no_trace(tiny_plan, killed, digest, tmp_path):
-    plan, whole, folder = tiny_plan(num_images=48), tmp_path / "whole", tmp_path / "killed"
-    began = time.perf_counter()
+    plan, whole = tiny_plan(num_images=48), tmp_path / "whole"
     compare(plan, whole)
+    began = time.perf_counter()
+    compare(plan, tmp_path / "again")  # timed as a child runs: with everything imported
     seconds = time.perf_counter() - began
-    moments, kills = random.Random(0), 0
-    for _ in range(20):
-        kills += killed(lambda: compare(plan, folder), lambda child: time.sleep(moments.uniform(0, seconds / 5)))
+    expected, moments, kills, folders = digest(whole), random.Random(0), 0, 1
+    assert digest(tmp_path / "again") == expected
+    while kills < 20:
+        folder, moment = tmp_path / f"killed-{folders}", moments.uniform(0, seconds / 4)
+        if killed(lambda folder=folder: compare(plan, folder), lambda child, moment=moment: time.sleep(moment)):
+            kills += 1
+        else:  # it came before the kill
+            assert digest(folder) == expected
+            folders += 1
     compare(plan, folder)
-    assert kills >= 15
-    assert digest(folder) == digest(whole)
+    assert digest(folder) == expected
 
 
 def test_spoiled_and_missing_files_are_made_again(finished_run, digest, tmp_path):
