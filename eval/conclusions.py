@@ -44,7 +44,7 @@ def _sentence(
             more = f", and at {_where(group[1], several)} by less" if len(group) == 2 else more
             parts.append(f"{verb} {first} at {_where(most, several)} by {by}{more}")
     if undecided:
-        places = "every setting" if len(undecided) == len(entries) else _places(undecided, several)
+        places = "any setting" if not parts and len(undecided) == len(entries) else _places(undecided, several)
         parts.append(f"cannot be told from {first} at {places}" if not parts else f"undecided at {places}")
     return f"{rule} {'; '.join(parts)}."
 

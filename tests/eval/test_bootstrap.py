@@ -119,6 +119,8 @@ def test_a_conclusion_is_one_sentence_that_says_what_is_decided():
         "apg beats cfg at scale 8 by 1.90 FID [1.50, 2.40]; undecided at scale 2.",
         "ag loses to cfg at scale 8 by 3.00 FID [1.00, 5.00].",
     ]
+    level = [difference("apg", scale, 0.1, -0.2, 0.4) for scale in (2, 4, 8, 15)]
+    assert conclude(["cfg", "apg"], ["fid"], level, 64) == ["apg cannot be told from cfg at any setting."]
     unsure = [difference("apg", 8, -1.9, float("nan"), float("nan"))]
     assert conclude(["cfg", "apg"], ["fid"], unsure, 4) == [
         "apg against cfg: 4 images are too few for an interval, so nothing is decided."
