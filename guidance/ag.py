@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .basis import Scalar
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import gram, precise, ratio, restored
 from .trace import Measurement
 
 SPACES = ("noise", "denoised", "prediction")
@@ -71,7 +71,7 @@ class AdaptiveGuidance(Guidance):
         c, u = precise(cond), precise(uncond)
         difference = c - u
         x, b = self._in_own_space(c, latents, step)
-        xx, xd, dd = inner(x, x), inner(x, difference), inner(difference, difference)
+        xx, xd, dd = gram(x, difference)
         if isinstance(b, Tensor):
             xd, dd, b = xd * b, dd * (b * b), 1.0
         xy = torch.sub(xx, xd, alpha=b)
@@ -83,7 +83,7 @@ class AdaptiveGuidance(Guidance):
         step.decision, step.state["crossed"] = crossed.flatten(), crossed | (cosine >= self.threshold)
         scale = torch.where(crossed, 1.0, self.guidance_scale)
         guided = torch.addcmul(u, difference, scale)
-        return guided.to(cond.dtype), Measurement.of_scale(c, difference, scale)
+        return restored(guided, cond), Measurement.of_scale(c, difference, scale)
 
     def _in_own_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
         """(x, b) with x the conditional prediction there and d b the difference, up to a factor common to both.

@@ -10,7 +10,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .basis import Scalar
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import gram, precise, ratio, restored, squared_norm
 from .trace import Measurement
 
 # Table 10 of the paper: w, eta, r, beta, with r an L2 norm over the model's whole latent.
@@ -74,21 +74,21 @@ class AdaptiveProjectedGuidance(Guidance):
         """Algorithm 1, in its order: momentum, norm cap, projection, combination. On tensors, where it is cheapest."""
         c = precise(cond)
         difference = c - precise(uncond)
-        _, b = self.mapping(step)
+        x, b = self.in_space(c, latents, step)
         m = self._with_momentum(difference, b, step)
         scale, cap = self.guidance_scale - 1, self._cap(math.prod(c.shape[1:]))
-        shrink = inner(m, m).rsqrt().mul_(cap * (b * b) ** -0.5).clamp_(max=1) if cap else None
-        update = m
-        if self.eta != 1:
-            x, _ = self.in_space(c, latents, step)
-            parallel = ratio(inner(m, x), inner(x, x))
-            update = torch.addcmul(m, x, parallel, value=self.eta - 1, out=None if x is c else x)
+        if self.eta == 1:
+            mm, update = squared_norm(m) if cap else None, m
+        else:
+            mm, mx, xx = gram(m, x)
+            update = torch.addcmul(m, x, ratio(mx, xx), value=self.eta - 1, out=None if x is c else x)
         out = None if update is m else update
-        if shrink is None:
+        if mm is None or not cap:
             guided = torch.add(c, update, alpha=scale, out=out)
         else:
-            guided = torch.addcmul(c, update, shrink, value=scale, out=out)
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+            shrink, unit = _shrink(mm, cap * (b * b) ** -0.5)
+            guided = torch.addcmul(c, update, shrink, value=scale * unit, out=out)
+        return restored(guided, cond), Measurement.of_tensors(c, difference, guided)
 
     def _with_momentum(self, difference: Tensor, b: Scalar, step: Step) -> Tensor:
         """d + beta m, both in units of b, which changes from step to step; the buffer is overwritten."""
@@ -107,3 +107,11 @@ class AdaptiveProjectedGuidance(Guidance):
 
     def _cap(self, numel: int) -> float:
         return self.norm_threshold if self.norm_threshold is not None else self.norm_per_element * math.sqrt(numel)
+
+
+def _shrink(mm: Tensor, r: Scalar) -> tuple[Tensor, float]:
+    """(s, k) with s k = min(1, r / |m|), mm = |m|^2, which is overwritten; k costs nothing where it is used."""
+    if isinstance(r, Tensor):
+        return (mm.rsqrt_() * r).clamp_(max=1), 1.0
+    r = min(r, 1e30)  # so that 1 / r is a number in float32
+    return mm.rsqrt_().clamp_(max=1 / r), r

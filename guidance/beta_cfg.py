@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import Guidance, finite
 from .step import Step
-from .tensors import inner, precise
+from .tensors import precise, restored, squared_norm
 from .trace import Measurement
 
 
@@ -58,12 +58,12 @@ class BetaClassifierFreeGuidance(Guidance):
         c, u = precise(cond), precise(uncond)
         difference = c - u
         if self.gamma:
-            square = inner(difference, difference)
+            square = squared_norm(difference)
             factor = torch.where(square > 0, square.pow(-self.gamma / 2), 0.0)
             guided = torch.addcmul(u, difference, factor, value=self._scale(step))
         else:
             guided = torch.add(u, difference, alpha=self._scale(step))
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+        return restored(guided, cond), Measurement.of_tensors(c, difference, guided)
 
     def _scale(self, step: Step) -> float:
         """w times the density."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from .base import Guidance, finite
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import precise, ratio, restored, squared_norm, total
 from .trace import Measurement
 
 
@@ -50,12 +51,11 @@ class ClassifierFreeGuidance(Guidance):
 def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is."""
     g = precise(guided)
-    factor = phi * ratio(_variance(precise(cond)), _variance(g)).sqrt() + (1 - phi)
-    return (g * factor).to(guided.dtype)
+    to_cond = ratio(_variation(precise(cond)), _variation(g)).clamp_(min=0).sqrt_()  # below 0 by rounding
+    return restored(g * torch.lerp(torch.ones_like(to_cond), to_cond, phi), guided)
 
 
-def _variance(x: Tensor) -> Tensor:
-    """(B, 1, ...): the variance of each sample, by sums, which are several times as fast as `torch.var` on a CPU."""
-    numel = math.prod(x.shape[1:])
-    mean = x.mean(tuple(range(1, x.ndim)), keepdim=True)
-    return (inner(x, x) / numel - mean * mean).clamp(min=0)
+def _variation(x: Tensor) -> Tensor:
+    """Variance times elements, a scalar per sample: by sums, several times as fast as `torch.var` on a CPU."""
+    s = total(x)
+    return torch.addcmul(squared_norm(x), s, s, value=-1 / math.prod(x.shape[1:]))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .base import Guidance
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import inner, precise, ratio, restored, squared_norm
 from .trace import Measurement
 
 
@@ -51,8 +51,8 @@ class ClassifierFreeZeroStarGuidance(Guidance):
         else:
             scale = self.guidance_scale - 1
             guided = torch.add(c, difference, alpha=scale)
-            guided.addcmul_(u, ratio(inner(difference, u), inner(u, u)), value=-scale)
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+            guided.addcmul_(u, ratio(inner(difference, u), squared_norm(u)), value=-scale)
+        return restored(guided, cond), Measurement.of_tensors(c, difference, guided)
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """Zeros at a zeroed evaluation, else the conditional prediction."""

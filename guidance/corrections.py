@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .modifiers import Correction
 from .step import Step
-from .tensors import inner, precise
+from .tensors import inner, precise, restored, squared_norm
 from .thresholding import quantile
 
 
@@ -72,10 +72,10 @@ class Renorm(Correction):
             return guided
         g = precise(guided)
         factor = _factor(self.limit * self._norm(precise(cond)), self._norm(g)).clamp(max=1)
-        return (g * factor).to(guided.dtype)
+        return restored(g * factor, guided)
 
     def _norm(self, x: Tensor) -> Tensor:
-        return inner(x, x).sqrt() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
+        return squared_norm(x).sqrt_() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
 
 
 class EnergyPreserving(Correction):
@@ -114,16 +114,16 @@ class EnergyPreserving(Correction):
         g = precise(guided)
         wanted = self._energy(self.in_space(precise(cond), latents, step)[0])
         x, _ = self.in_space(g, latents, step)
-        factor = _factor(wanted, self._energy(x)).sqrt()
-        return torch.addcmul(g, x, factor - 1, out=None if x is g else x).to(guided.dtype)
+        factor = _factor(wanted, self._energy(x)).sqrt_()
+        return restored(torch.addcmul(g, x, factor - 1, out=None if x is g else x), guided)
 
     def _energy(self, x: Tensor) -> Tensor:
         if self.percentiles is None:
-            return inner(x, x)
+            return squared_norm(x)
         low, high = (quantile(x, percentile / 100) for percentile in self.percentiles)
         return inner(x, torch.where((x >= low) & (x <= high), x, 0.0))
 
 
 def _factor(wanted: Tensor, norm: Tensor) -> Tensor:
     """wanted / norm; 1 where the norm is 0, since no factor changes a zero."""
-    return torch.where(norm > 0, wanted / norm, 1.0)
+    return (wanted / norm).nan_to_num_(nan=1.0, posinf=1.0)

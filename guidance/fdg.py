@@ -10,7 +10,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .pyramid import bands, gaussians, padded, rebuilt, weighted
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import inner, precise, ratio, restored, squared_norm
 from .trace import Measurement
 
 
@@ -87,14 +87,14 @@ class FrequencyDecoupledGuidance(Guidance):
             update = rebuilt([f * band for f, band in zip(factors, self._damped(bands(pyramid), own))])
         update = update[..., : cond.shape[-2], : cond.shape[-1]].reshape(cond.shape)
         guided = c + update
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+        return restored(guided, cond), Measurement.of_tensors(c, difference, guided)
 
     def _damped(self, updates: list[Tensor], own: list[Tensor]) -> list[Tensor]:
         """The bands of the update with their share of what is parallel to the bands of cond."""
         weights = self.parallel_weights
         weights = weights if isinstance(weights, list) else [weights or 0.0] * self.levels
         return [
-            torch.addcmul(band, x, ratio(inner(band, x), inner(x, x)), value=weight - 1)
+            torch.addcmul(band, x, ratio(inner(band, x), squared_norm(x)), value=weight - 1)
             for band, x, weight in zip(updates, own, weights)
         ]
 

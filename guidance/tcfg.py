@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .base import Guidance
 from .step import Step
-from .tensors import inner, precise, ratio
+from .tensors import gram, precise, restored
 from .trace import Measurement
 
 
@@ -36,17 +36,16 @@ class TangentialClassifierFreeGuidance(Guidance):
         """The decomposition in closed form, from the inner products; no singular value decomposition.
 
         With (p, q) the unit eigenvector of the larger eigenvalue of the 2 x 2 Gram matrix of cond and uncond, u' is
-        q (p cond + q uncond). So cond - u' = p (p - q) cond + q^2 d, d = cond - uncond.
+        q (p cond + q uncond). So cond - u' = p (p - q) cond + q^2 d, d = cond - uncond. The eigenvector stands at the
+        angle pi / 4 - t, tan 2t = (|cond|^2 - |uncond|^2) / 2 <cond, uncond>, and in terms of t nothing cancels where
+        cond is close to uncond: p (p - q) = sin t (cos t + sin t), q^2 = (cos t - sin t)^2 / 2.
         """
         c, u = precise(cond), precise(uncond)
         difference = c - u
-        cc, cd, dd = inner(c, c), inner(c, difference), inner(difference, difference)
-        cu = cc - cd
-        gap = 2 * cd - dd  # |cond|^2 - |uncond|^2
-        h = torch.hypot(gap, 2 * cu)  # the distance between the eigenvalues
-        q_square = (1 - ratio(gap, h)) / 2
-        h_less_2cu = torch.where(cu > 0, ratio(gap * gap, h + 2 * cu), h - 2 * cu)  # without cancellation
-        pp_less_pq = ratio(gap + h_less_2cu, 2 * h)
+        cc, cd, dd = gram(c, difference)
+        t = torch.atan2(torch.sub(cd, dd, alpha=0.5), cc - cd).mul_(0.5)
+        cos, sin = t.cos(), t.sin()
         scale = self.guidance_scale - 1
-        guided = torch.addcmul(c, difference, q_square, value=scale).addcmul_(c, pp_less_pq, value=scale)
-        return guided.to(cond.dtype), Measurement.of_tensors(c, difference, guided)
+        guided = torch.addcmul(c, difference, (cos - sin).square_(), value=scale / 2)
+        guided.addcmul_(c, (cos + sin).mul_(sin), value=scale)
+        return restored(guided, cond), Measurement.of_tensors(c, difference, guided)

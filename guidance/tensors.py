@@ -1,6 +1,8 @@
 """The few operations on tensors that rules are made of, for rules that are written on tensors.
 
-A scalar per sample has the shape (B, 1, ...), so that it can be multiplied with a tensor (B, ...).
+A scalar per sample has the shape (B, 1, ...), or, for a single sample, may have no dimension: either can be multiplied
+with a tensor (B, ...). At small latents what counts is how often torch is called. There a Python number as an operand
+costs twice what a tensor does; as an `alpha`, a `value` or a bound it costs nothing.
 """
 
 from __future__ import annotations
@@ -14,20 +16,62 @@ LARGE = 1 << 16
 
 def precise(tensor: Tensor) -> Tensor:
     """The tensor in the dtype that rules calculate in: float32, or float64 where it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def restored(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in the dtype of another. `Tensor.to` costs half an addition even where there is nothing to do."""
+    return tensor if tensor.dtype == like.dtype else tensor.to(like.dtype)
 
 
 def inner(first: Tensor, second: Tensor) -> Tensor:
-    """(B, 1, ...): inner products of two tensors (B, ...) per sample, never in a precision below their own."""
+    """Inner products of two tensors (B, ...), a scalar per sample, never in a precision below their own."""
+    if _alone(first):
+        return first.reshape(-1).dot(second.reshape(-1))
+    return _batched((first, second))[0]
+
+
+def squared_norm(tensor: Tensor) -> Tensor:
+    """The inner product of a tensor (B, ...) with itself, a scalar per sample."""
+    if _alone(tensor):
+        x = tensor.reshape(-1)
+        return x.dot(x)
+    return _batched((tensor, tensor))[0]
+
+
+def gram(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+    """<first, first>, <first, second> and <second, second>, scalars per sample, for less than one by one."""
+    if _alone(first):
+        x, y = first.reshape(-1), second.reshape(-1)
+        return x.dot(x), x.dot(y), y.dot(y)
+    return _batched((first, first), (first, second), (second, second))
+
+
+def _alone(tensor: Tensor) -> bool:
+    """Whether this is one sample on a CPU."""
+    return tensor.shape[0] == 1 and tensor.is_cpu
+
+
+def _batched(*pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """The inner product of each pair, (B, 1, ...)."""
+    first = pairs[0][0]
     shape = (-1, *[1] * (first.ndim - 1))
-    if first.device.type != "cpu":  # there a matrix product may be allowed to round to TF32
-        return (first * second).flatten(1).sum(1).view(shape)
-    if len(first) == 1:
-        return torch.dot(first.reshape(-1), second.reshape(-1)).view(shape)
-    x, y = first.flatten(1), second.flatten(1)
-    if x.shape[1] < LARGE:
-        return torch.linalg.vecdot(x, y).view(shape)
-    return torch.stack([torch.dot(*pair) for pair in zip(x, y)]).view(shape)  # `vecdot` writes the products out
+    if first.is_cpu and first[0].numel() >= LARGE:  # `vecdot` writes the products out
+        dots = [x.dot(y) for pair in pairs for x, y in zip(*(tensor.flatten(1) for tensor in pair))]
+        return torch.stack(dots).view(len(pairs), *shape).unbind()
+    return tuple([_by_row(*pair).view(shape) for pair in pairs])
+
+
+def _by_row(first: Tensor, second: Tensor) -> Tensor:
+    """(B,); no matrix product, which on some devices may be allowed to round to TF32."""
+    if first is second:
+        return torch.linalg.vector_norm(first.flatten(1), dim=1).square()
+    return torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of the elements of a tensor (B, ...), a scalar per sample."""
+    return tensor.sum() if tensor.shape[0] == 1 else tensor.sum(tuple(range(1, tensor.ndim)), keepdim=True)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -3,33 +3,31 @@
     pip install torch-fidelity pytorch-fid clean-fid 'diffguide[fid]'
     python examples/benchmarks/evaluation.py --images generated --reference photos --threads 2
 
-All tools read the same files with the same weights on the same threads, in one process. Each round runs every tool
-once, in an order that rotates; a tool's speed is the median over rounds, and ratios are medians of the ratios within
-a round, so that what else the machine does falls on all alike. The processor's seconds, of all threads, stand beside
-those of the clock: on a machine that others use they say more. FID is of each tool's own features, beside
-diffguide's at that tool's resize.
+All tools read the same files with the same weights on the same threads, in one process. The files are taken in small
+chunks, and every tool runs on a chunk before the next one begins, in an order that rotates: ratios are medians of the
+ratios within a chunk, so that what else the machine does falls on all alike. The processor's seconds, of all threads,
+stand beside those of the clock: on a machine that others use they say more (they leave out loader processes, of which
+there are none by default). FID is of each tool's own features, beside diffguide's at that tool's resize. The default
+256 files take about four minutes on two idle cores.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from feature_tools import Extract, others
 
 from diffguide.eval import Networks, evaluate_images, load_extractor, open_images, run_pass
-from diffguide.eval.inception_layers import LAYERS
-from diffguide.eval.inception_weights import find_inception, read_state
 
-warnings.filterwarnings("ignore")  # of the other tools
-Extract = Callable[[Path], np.ndarray]
+Measured = dict[str, list]
+RESIZES = {"torch-fidelity": "torch-fidelity", "pytorch-fid": "pytorch-fid", "clean-fid": "clean"}
 
 
 def main() -> None:
@@ -40,50 +38,82 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="loader processes of the other tools")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=32, help="files that every tool runs on before the next ones")
+    parser.add_argument("--limit", type=int, default=128, help="files of each folder, the first ones by name")
     parser.add_argument("--inception", help="a checkpoint; default: the installed weights")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
 
     tools = {"diffguide": ours(args), **others(args)}
-    count = len(open_images(args.images).source.images)
-    seconds: dict[str, list[float]] = {name: [] for name in tools}
-    busy: dict[str, list[float]] = {name: [] for name in tools}
-    features: dict[str, np.ndarray] = {}
-    for index in range(args.rounds + 1):  # the first round warms up
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = "images", "reference"
+        images, reference = (copies(getattr(args, side), Path(scratch) / side, args) for side in sides)
+        for extract in tools.values():
+            extract(images[0])  # warms up
+        seconds, busy, features = measure(tools, [*images, *reference])
+        folders = [Path(scratch) / side for side in sides]
+        report = [row(name, args, seconds, busy, features, folders, len(images)) for name in tools]
+    print(json.dumps({"threads": args.threads, "batch_size": args.batch_size, "tools": report}))
+
+
+def copies(folder: Path, target: Path, args: argparse.Namespace) -> list[Path]:
+    """The files of a folder, in folders of `chunk` files each."""
+    files = sorted(folder.rglob("*.png"))[: args.limit]
+    if len(files) < 2:
+        sys.exit(f"{folder} holds {len(files)} PNG files: at least 2 are needed")
+    chunks = []
+    for start in range(0, len(files), args.chunk):
+        chunks.append(target / f"{start:06d}")
+        chunks[-1].mkdir(parents=True)
+        for index, file in enumerate(files[start : start + args.chunk]):
+            shutil.copy(file, chunks[-1] / f"{index:06d}.png")
+    return chunks
+
+
+def measure(tools: dict[str, Extract], chunks: list[Path]) -> tuple[Measured, Measured, Measured]:
+    """Seconds by the clock, seconds of the processor, and features, of every tool on every chunk."""
+    seconds, busy, features = ({name: [] for name in tools} for _ in range(3))
+    for index, chunk in enumerate(chunks):
         names = list(tools)
         for name in names[index % len(names) :] + names[: index % len(names)]:
             start, busy_before = time.perf_counter(), time.process_time()
-            features[name] = tools[name](args.images)
-            if index:
-                seconds[name].append(time.perf_counter() - start)
-                busy[name].append(time.process_time() - busy_before)
-            assert features[name].shape == (count, 2048), (name, features[name].shape)
+            found = tools[name](chunk)
+            seconds[name].append(time.perf_counter() - start)
+            busy[name].append(time.process_time() - busy_before)
+            assert found.shape == (len(list(chunk.iterdir())), 2048), (name, found.shape)
+            features[name].append(found)
+    return seconds, busy, features
 
-    speeds = {name: count / statistics.median(values) for name, values in seconds.items()}
-    print(f"{count} images, {args.threads} threads; images per second:", speeds, flush=True)
-    report = []
-    for name, values in seconds.items():
-        row = {"tool": name, "images_per_second": speeds[name], "processor_ms": 1000 * min(busy[name]) / count}
-        row["diffguide_is_faster_by"] = ratio(values, seconds["diffguide"])
-        row["and_on_the_processor_by"] = ratio(busy[name], busy["diffguide"])
-        if name != "diffguide":
-            theirs = fid(features[name], tools[name](args.reference))
-            resize = {"torch-fidelity": "torch-fidelity", "pytorch-fid": "pytorch-fid", "clean-fid": "clean"}[name]
-            networks = Networks(resize=resize, inception=args.inception)
-            mine = evaluate_images(args.images, args.reference, ["fid"], networks=networks)["fid"]
-            row |= {"fid": theirs, "fid_of_diffguide": mine, "relative_difference": abs(mine / theirs - 1)}
-        report.append(row)
-        print(
-            "  ".join(f"{key} {value:.6g}" if isinstance(value, float) else value for key, value in row.items()),
-            flush=True,
-        )
-    print(json.dumps({"images": count, "threads": args.threads, "batch_size": args.batch_size, "tools": report}))
+
+def row(
+    name: str,
+    args: argparse.Namespace,
+    seconds: Measured,
+    busy: Measured,
+    features: Measured,
+    folders: list[Path],
+    first: int,
+) -> dict[str, float | str]:
+    """What is reported of a tool, whose first `first` chunks were the images; printed, too."""
+    count = [len(chunk) for chunk in features[name]]
+    found: dict[str, float | str] = {"tool": name}
+    found["images_per_second"] = statistics.median(n / value for n, value in zip(count, seconds[name]))
+    found["processor_ms"] = statistics.median(1000 * value / n for n, value in zip(count, busy[name]))
+    found["diffguide_is_faster_by"] = ratio(seconds[name], seconds["diffguide"])
+    found["and_on_the_processor_by"] = ratio(busy[name], busy["diffguide"])
+    if name != "diffguide":
+        theirs = fid(np.concatenate(features[name][:first]), np.concatenate(features[name][first:]))
+        networks = Networks(resize=RESIZES[name], inception=args.inception, device="cpu")
+        mine = evaluate_images(*folders, ["fid"], networks=networks)["fid"]
+        found |= {"fid": theirs, "fid_of_diffguide": mine, "relative_difference": abs(mine / theirs - 1)}
+    cells = (f"{key} {value:.6g}" if isinstance(value, float) else value for key, value in found.items())
+    print("  ".join(cells), flush=True)
+    return found
 
 
 def ratio(theirs: list[float], mine: list[float]) -> float:
-    """The median of the ratios within the rounds."""
+    """The median of the ratios within the chunks."""
     return statistics.median(other / own for other, own in zip(theirs, mine))
 
 
@@ -94,81 +124,6 @@ def ours(args: argparse.Namespace) -> Extract:
         run_pass(open_images(folder), {"inception": extractor}, batch_size=args.batch_size)
         .features["inception"]
         .numpy()
-    )
-
-
-def others(args: argparse.Namespace) -> dict[str, Extract]:
-    """The tools that are installed, each with its own reading, resizing and network, with our weights in it."""
-    path = find_inception(args.inception)
-    state = read_state(path)
-    found: dict[str, Extract] = {}
-    for name, make in (("torch-fidelity", torch_fidelity), ("pytorch-fid", pytorch_fid), ("clean-fid", clean_fid)):
-        try:
-            found[name] = make(args, checkpoint(state), path)
-        except ImportError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return found
-
-
-def checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under torch-fidelity's and pytorch-fid's names."""
-    if "Conv2d_1a_3x3.conv.weight" in state:
-        return dict(state)
-    prefix = next(key[: -len("conv.weight")] for key in state if key.endswith("layers.conv.weight"))
-    named = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    for ours, theirs in LAYERS.items():
-        beta = state[f"{prefix}{theirs}.beta"]
-        named[f"{ours}.conv.weight"] = state[f"{prefix}{theirs}.weight"]
-        named[f"{ours}.bn.weight"], named[f"{ours}.bn.bias"] = torch.ones_like(beta), beta
-        named[f"{ours}.bn.running_mean"] = state[f"{prefix}{theirs}.mean"]
-        named[f"{ours}.bn.running_var"] = state[f"{prefix}{theirs}.var"]
-        named[f"{ours}.bn.num_batches_tracked"] = torch.tensor(0)
-    return named
-
-
-def torch_fidelity(args: argparse.Namespace, weights: dict[str, Tensor], path: Path) -> Extract:
-    """Its extractor and its loop over files."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    from torch_fidelity.utils import extract_featuresdict_from_input_id
-
-    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        torch.save({key: value for key, value in weights.items() if "tracked" not in key}, file.name)
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file.name)
-    options = {"batch_size": args.batch_size, "cuda": False, "verbose": False, "cache": False}
-    options["num_workers"] = args.workers
-    return lambda folder: extract_featuresdict_from_input_id(
-        1, network, input1=str(folder), samples_find_deep=True, **options
-    )["2048"].numpy()
-
-
-def pytorch_fid(args: argparse.Namespace, weights: dict[str, Tensor], path: Path) -> Extract:
-    """Its network and its loop over files."""
-    from pytorch_fid import fid_score, inception
-
-    inception.load_state_dict_from_url = lambda *_, **__: weights
-    network = inception.InceptionV3([3]).eval()
-    return lambda folder: fid_score.get_activations(
-        sorted(folder.rglob("*.png")), network, args.batch_size, 2048, "cpu", args.workers
-    )
-
-
-def clean_fid(args: argparse.Namespace, weights: dict[str, Tensor], path: Path) -> Extract:
-    """Its loop, with its resize, around the TorchScript network that it downloads."""
-    from cleanfid import fid, inception_torchscript
-
-    script = torch.jit.load(path).eval()
-    layers = script.net.layers if hasattr(script, "net") else script.layers
-    network = inception_torchscript.InceptionV3W.__new__(inception_torchscript.InceptionV3W)
-    torch.nn.Module.__init__(network)
-    network.layers, network.resize_inside = layers, False
-    options = {
-        "num_workers": args.workers,
-        "batch_size": args.batch_size,
-        "device": torch.device("cpu"),
-        "verbose": False,
-    }
-    return lambda folder: fid.get_files_features(
-        sorted(map(str, folder.rglob("*.png"))), network, mode="clean", **options
     )
 
 
