@@ -26,8 +26,10 @@ from diffguide.guidance.trace import Measurement
 
 from .errors import UserError
 from .handle import guide
+from .sampling import call_pipeline
 
 SPACES = ("noise", "denoised")
+REMEDIES = "a smaller --batch-size or --dtype float16"
 
 
 class Recorder(ClassifierFreeGuidance):
@@ -76,15 +78,18 @@ class Setting:
         return [prompts[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size)]
 
     def images(self, rule: Guidance, batch: range) -> tuple[Tensor, float]:
-        """(B, 3, H, W) in [0, 1] for the prompts of `batch` under `rule`, and the evaluations of an image alone."""
+        """(B, 3, H, W) in [0, 1] for the prompts of `batch` under `rule`, and the evaluations of an image alone.
+
+        UserError as `call_pipeline`.
+        """
+        arguments = {
+            "prompt": [self.prompts[k] for k in batch],
+            "generator": [torch.Generator("cpu").manual_seed(self.seed + k) for k in batch],
+            "num_inference_steps": self.steps,
+            "output_type": "pt",
+        }
         with guide(self.pipe, rule) as guided:
-            images = guided(
-                prompt=[self.prompts[k] for k in batch],
-                generator=[torch.Generator("cpu").manual_seed(self.seed + k) for k in batch],
-                num_inference_steps=self.steps,
-                output_type="pt",
-                **self.arguments,
-            )[0]
+            images = call_pipeline(self.pipe, arguments | self.arguments, REMEDIES)
             made = [2 if done == "guided" else 1 for record in guided.trace for done in record.decision]
             return images.float().cpu(), sum(made) / len(batch)
 

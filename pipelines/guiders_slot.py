@@ -45,7 +45,7 @@ class RuleGuider(_Stepped, BaseGuidance):
     def __init__(self, rule: Guidance, scheduler: Any):
         if not isinstance(rule, Guidance) or isinstance(rule, GuiderRule):
             raise UserError(f"a rule is an instance of a Guidance class, not {rule!r}")
-        if type(rule).after_step is not Guidance.after_step:
+        if rule.acts_after_step:
             raise UserError(f"{type(rule).__name__} acts after each step, where a guider has no place")
         super().__init__()
         self.register_to_config(rule=repr(rule))

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from families_unet_video import animatediff
+from tiny_family import seeded
 
 from diffguide.eval.cli import main
 from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Coefficients, Guidance
 from diffguide.pipelines import calibration, guide, load_pipeline
 from diffguide.pipelines.calibration import Recorder, Setting, evaluations, record, threshold_for_saving
+from diffguide.pipelines.errors import UserError
 
 PROMPTS = ["red apple", "dog", "grinning face", "blue car", "tree", "woman cook"]
 STEPS = 4
@@ -142,6 +145,41 @@ def test_mistakes_are_one_line(words, message, tiny_sd, prompt_file, tmp_path, c
     assert main(["calibrate", *words, *map(str, rest), *defaults]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: try a smaller --batch-size or --dtype"),
+        (MemoryError(), "out of memory: try a smaller --batch-size or --dtype"),
+        (ValueError("`prompt` has to be\nof another kind"), "`prompt` has to be of another kind"),
+    ],
+)
+def test_failures_inside_the_pipeline_are_one_line(tiny_sd, prompt_file, tmp_path, capsys, monkeypatch, error, message):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.encode_prompt", fail)
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=tmp_path / "c.json") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"diffguide: error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_bug_in_the_pipeline_is_not_hidden(pipe, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.encode_prompt", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        Setting(pipe, 5.0, STEPS, PROMPTS).images(ClassifierFreeGuidance(5.0), range(2))
+
+
+def test_a_pipeline_of_videos_is_named():
+    size = {"height": 16, "width": 16, "num_frames": 3}
+    setting = Setting(seeded(animatediff), 5.0, STEPS, PROMPTS, arguments=size)
+    with pytest.raises(UserError, match="AnimateDiffPipeline makes no pictures"):
+        setting.images(ClassifierFreeGuidance(5.0), range(1))
 
 
 def test_too_few_prompts_and_a_file_that_exists(tiny_sd, tmp_path, prompt_file, capsys):

@@ -18,6 +18,7 @@ from diffguide.guidance import (
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
     Guidance,
+    Interval,
     RatioAwareAdaptiveGuidance,
     Step,
 )
@@ -38,6 +39,7 @@ RULES = {
     "apg": AdaptiveProjectedGuidance(5.0),
     "raag": RatioAwareAdaptiveGuidance(5.0),
     "half": HalfGuided(5.0),
+    "interval": Interval(AdaptiveProjectedGuidance(8.0), start=0.25, stop=0.75),
 }
 
 
@@ -63,7 +65,7 @@ def test_same_as_in_the_classic_pipeline(pair: tuple[Any, Any], name: str) -> No
         assert (one.index, one.evaluations) == (other.index, other.evaluations)
         assert (one.timestep, one.sigma) == (other.timestep, other.sigma)
         torch.testing.assert_close(one.cosine, other.cosine, rtol=0, atol=1e-5, equal_nan=True)
-    if name == "half":
+    if name in ("half", "interval"):
         assert guider.trace.evaluations == 6
     assert not its.unet._forward_pre_hooks
 
@@ -208,8 +210,9 @@ class AfterStep(ClassifierFreeGuidance):
 
 def test_refusals() -> None:
     scheduler = build("motif-video").scheduler
-    with pytest.raises(ValueError, match="acts after each step, where a guider has no place"):
-        as_guider(AfterStep(5.0), scheduler)
+    for rule in (AfterStep(5.0), Interval(AfterStep(5.0))):
+        with pytest.raises(ValueError, match="acts after each step, where a guider has no place"):
+            as_guider(rule, scheduler)
     with pytest.raises(ValueError, match="instance of a Guidance class"):
         as_guider(TheirGuidance(5.0), scheduler)
     distilled = seeded(lambda: hunyuan_image(guider=None))
