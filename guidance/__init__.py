@@ -1,4 +1,4 @@
-"""The rules of guidance: tensors in, tensors out. They know no pipeline, no file and no command line."""
+"""The rules of guidance: tensors in, tensors out. They know no pipeline and no command line."""
 
 from .ag import AdaptiveGuidance
 from .apg import AdaptiveProjectedGuidance
@@ -7,28 +7,37 @@ from .basis import Basis, Combination
 from .beta_cfg import BetaClassifierFreeGuidance
 from .cfg import ClassifierFreeGuidance
 from .cfg_zero import ClassifierFreeZeroStarGuidance
+from .clip_reward import ClipReward
 from .coefficients import Coefficients, Trajectories
 from .corrections import EnergyPreserving, NormMatching, Renorm
+from .divergence import DIVERGENCES, Divergence
 from .fdg import FrequencyDecoupledGuidance
 from .linear_ag import LinearAdaptiveGuidance
 from .modifiers import Correction, Interval, Modifier, Rescale
 from .raag import RatioAwareAdaptiveGuidance
+from .reward import Reward, as_reward
+from .reward_ensemble import RewardEnsemble
+from .reward_guidance import RewardGuidance
 from .schedules import Scheduled
 from .step import Step
 from .tcfg import TangentialClassifierFreeGuidance
 from .thresholding import DynamicThresholding, ReflectingWall
 from .trace import Measurement, Trace, TraceRecord
+from .zeroth_order import ZerothOrderRankSearch
 
 __all__ = [
+    "DIVERGENCES",
     "AdaptiveGuidance",
     "AdaptiveProjectedGuidance",
     "Basis",
     "BetaClassifierFreeGuidance",
     "ClassifierFreeGuidance",
     "ClassifierFreeZeroStarGuidance",
+    "ClipReward",
     "Coefficients",
     "Combination",
     "Correction",
+    "Divergence",
     "DynamicThresholding",
     "EnergyPreserving",
     "FrequencyDecoupledGuidance",
@@ -42,6 +51,9 @@ __all__ = [
     "ReflectingWall",
     "Renorm",
     "Rescale",
+    "Reward",
+    "RewardEnsemble",
+    "RewardGuidance",
     "Scheduled",
     "Step",
     "TangentialClassifierFreeGuidance",
@@ -49,4 +61,6 @@ __all__ = [
     "TraceRecord",
     "Trajectories",
     "Vectors",
+    "ZerothOrderRankSearch",
+    "as_reward",
 ]

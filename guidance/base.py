@@ -52,8 +52,8 @@ class Guidance:
     """A rule by which conditional and unconditional predictions become one.
 
     A rule overrides `combine`, on coefficients, which is the easiest to write for what is linear in its tensors; or
-    `guide`, on the tensors themselves. An instance holds options
-    only, so that one rule can serve several pipelines: what it remembers is in `step.state`.
+    `guide`, on the tensors themselves, which costs least. An instance holds options only, so that one rule can serve
+    several pipelines: what it remembers is in `step.state`.
 
     Args:
         guidance_scale: w, any finite number.
@@ -67,6 +67,9 @@ class Guidance:
 
     interruptible: ClassVar[bool] = True
     """Whether steps may be left out between those in which the rule acts."""
+
+    acts_alone: bool = False
+    """Whether the rule does its work without an unconditional prediction, so that it may run where there is none."""
 
     presets: ClassVar[dict[str, dict[str, float]]] = {}
     """Published settings, by the name of a model or of their source."""
@@ -162,7 +165,8 @@ class Guidance:
         return other
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        options = [f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_")]
+        return f"{type(self).__name__}({', '.join(options)})"
 
 
 def finite(name: str, value: float) -> float:

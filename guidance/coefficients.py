@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base import finite
 from .files import read_json
 from .step import Step
 
@@ -112,7 +113,7 @@ class Coefficients:
                 rows.append(())
                 evaluated += 1
                 continue
-            a, b = (tuple(float(value) for value in part) for part in row)
+            a, b = (tuple(finite("a coefficient", value) for value in part) for part in row)
             if (len(a), len(b)) != (index + 1, evaluated):
                 raise ValueError(
                     f"step {index} has {len(a)} and {len(b)} coefficients, not {index + 1} and {evaluated}"

@@ -27,8 +27,10 @@ class LinearAdaptiveGuidance(Guidance):
     paper, the first half of the steps alternates, beginning with an evaluation, and the second half is estimated: 25
     evaluations at 20 steps. In prediction space, which for epsilon models is the paper's.
 
-    Coefficients hold for the model, the scheduler and the number of steps that they were fitted for, and for the empty
-    negative prompt; with others the rule refuses to run. Predictions of all steps are kept until the end of sampling.
+    Coefficients hold for the model, the scheduler, the number of steps and the prediction type that they were fitted
+    for; with others the rule refuses to run, as far as the pipeline says what it is (one put together in memory has no
+    name). They hold for the empty negative prompt too, of which a rule sees nothing. Predictions of all steps are kept
+    until the end of sampling.
 
     Args:
         guidance_scale: w. Coefficients do not depend on it, but on the trajectories, which do: fit at the scale of use.

@@ -29,6 +29,11 @@ class Measurement:
         """For guided = uncond + scale difference, which costs less to measure. scale: a number, or (B, 1, ...)."""
         return _OfScale(cond, difference, scale)
 
+    @classmethod
+    def of_move(cls, cond: Tensor, guided: Tensor) -> Measurement:
+        """From tensors (B, ...), for a rule that had no unconditional prediction."""
+        return _OfMove(cond, guided)
+
     def numbers(self) -> dict[str, Tensor]:
         """Inner products, (B,) each, of c = cond, d = cond - uncond, g = guided; "update" is |g - c|^2."""
         cond, difference, move = self._vectors()
@@ -66,6 +71,20 @@ class _OfTensors(Measurement):
 
     def corrected(self, guided: Tensor) -> Measurement:
         return _OfTensors(self.cond, self.difference, guided)
+
+
+class _OfMove(Measurement):
+    """Without a difference of predictions there is |g - c|^2 alone."""
+
+    def __init__(self, cond: Tensor, guided: Tensor):
+        self.cond, self.guided = cond, guided
+
+    def numbers(self) -> dict[str, Tensor]:
+        move = precise(self.guided) - precise(self.cond)
+        return {"update": inner(move, move).flatten()}
+
+    def corrected(self, guided: Tensor) -> Measurement:
+        return _OfMove(self.cond, guided)
 
 
 class _OfScale(Measurement):

@@ -30,6 +30,9 @@ class Modifier(Guidance):
     order: ClassVar[int]
     """The place among the modifiers, lowest first; below 0 before the rule, from 0 after it."""
 
+    outside: ClassVar[bool] = True
+    """Whether `correct` acts on the conditional prediction, too, where another modifier leaves the rule out."""
+
     def __init__(self, rule: Guidance):
         if not isinstance(rule, Guidance):
             raise ValueError(f"{type(self).__name__} goes around a rule, not around {rule!r}")
@@ -37,6 +40,10 @@ class Modifier(Guidance):
         if any(type(other) is type(self) for other in inner):
             raise ValueError(f"{rule!r} has a {type(self).__name__} already; one is enough")
         self.rule = rule
+        if self.order < 0 and not self.core.interruptible:
+            raise ValueError(
+                f"{type(self.core).__name__} goes on from every step, and {type(self).__name__} can leave some out"
+            )
 
     @property
     def modifiers(self) -> list[Modifier]:
@@ -58,6 +65,11 @@ class Modifier(Guidance):
     def acts_after_step(self) -> bool:
         """As the rule."""
         return self.rule.acts_after_step
+
+    @property
+    def acts_alone(self) -> bool:  # type: ignore[override]
+        """As the rule without its modifiers."""
+        return self.core.acts_alone
 
     def with_scale(self, guidance_scale: float) -> Guidance:
         """The same modifier around the same rule at another scale."""
@@ -91,7 +103,10 @@ class Modifier(Guidance):
         """The conditional prediction where a modifier leaves the rule out, else what the rule makes of it."""
         inside = all(modifier.active(step) for modifier in self.modifiers)
         guided = self._at(step).guide_cond(cond, latents, step) if inside else cond
-        return self._corrected(guided, cond, latents, step)
+        corrected = self._corrected(guided, cond, latents, step, inside)
+        if step.measured is not None and corrected is not guided:
+            step.measured = step.measured.corrected(corrected)
+        return corrected
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
         """As the rule."""
@@ -105,11 +120,12 @@ class Modifier(Guidance):
             scale = modifier.scale(scale, step)
         return core if scale == core.guidance_scale else core.with_scale(scale)
 
-    def _corrected(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+    def _corrected(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step, inside: bool = True) -> Tensor:
         if step.decision == "zeroed":
             return guided  # a velocity of zero is a standstill, not a prediction to correct
         for modifier in self.modifiers:
-            guided = modifier.correct(guided, cond, latents, step)
+            if inside or modifier.outside:
+                guided = modifier.correct(guided, cond, latents, step)
         return guided
 
 
@@ -144,10 +160,6 @@ class Interval(Modifier):
         high: float | None = None,
     ):
         super().__init__(rule)
-        if not self.core.interruptible:
-            raise ValueError(
-                f"{type(self.core).__name__} needs every step to go on from, so that it cannot stand inside an interval"
-            )
         if not 0 <= start < stop <= 1:
             raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
         if low is not None and high is not None and not low < high:

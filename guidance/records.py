@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 MEASURED = ("cosine", "ratio", "difference_norm", "update_norm", "effective_scale")
+REWARDED = ("reward", "reward_after", "move_norm", "divergence")
 
 
 class Readings:
@@ -101,14 +102,50 @@ class TraceRecord:
         gd, cd, dd = self._measured("gd"), self._measured("cd"), self._measured("dd")
         return (gd - cd + dd) / dd
 
+    @property
+    def reward(self) -> Tensor | None:
+        """(B,): the reward of x0 before the move. This and what follows is None where no reward acted."""
+        return self._rewarded("reward")
+
+    @property
+    def reward_after(self) -> Tensor | None:
+        """(B,): that after the move; NaN without line search, which is what looks at it."""
+        return self._rewarded("reward_after")
+
+    @property
+    def move_norm(self) -> Tensor | None:
+        """(B,): |x0' - x0|, L2, in units of x0."""
+        return self._rewarded("move_norm")
+
+    @property
+    def divergence(self) -> Tensor | None:
+        """(B,): between the step's Gaussians with and without the move, as the rule bounds it, its least s included; KL
+        where it has no bound. NaN where the scheduler gives no Gaussian.
+        """
+        return self._rewarded("divergence")
+
+    @property
+    def kernel(self) -> tuple[float, float] | None:
+        """(a, s) of the step's Gaussian N(a x0, s^2 I), where a reward acted and the scheduler gives one."""
+        if "kernel_a" not in self._values:
+            return None
+        values = self._read()
+        return float(values["kernel_a"]), float(values["kernel_s"])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON; None for what is not finite, or was not measured."""
         scalars = {name: getattr(self, name) for name in ("index", "timestep", "sigma", "evaluations", "decision")}
-        return scalars | {name: [_plain(x) for x in getattr(self, name).tolist()] for name in MEASURED}
+        names: tuple[str, ...] = MEASURED
+        if "reward" in self._values:
+            names, scalars["kernel"] = MEASURED + REWARDED, self.kernel and list(self.kernel)
+        return scalars | {name: [_plain(x) for x in getattr(self, name).tolist()] for name in names}
 
     @property
     def _uncond_square(self) -> Tensor:
         return (self._measured("cc") - 2 * self._measured("cd") + self._measured("dd")).clamp(min=0)
+
+    def _rewarded(self, name: str) -> Tensor | None:
+        return self._measured(name) if "reward" in self._values else None
 
     def _measured(self, name: str) -> Tensor:
         values = self._read()

@@ -65,5 +65,6 @@ def _plain(rule: Guidance, name: str, value: Any) -> Any:
     if isinstance(value, Coefficients):
         return asdict(value)
     if callable(value):
-        raise ValueError(f"{name} of {type(rule).__name__} is a function, which cannot be written to a file")
+        kind = "function" if inspect.isroutine(value) else type(value).__name__
+        raise ValueError(f"{name} of {type(rule).__name__} is a {kind}, which cannot be written to a file")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,18 @@ class Step:
     denoised: (a, b) with x0 = a z + b prediction, and noise: (p, q) with eps = p z + q prediction, z being the model
     input in the training parametrisation. None where the scheduler gives no such numbers.
     model, scheduler: the name of the model, as it was loaded, and of the scheduler's class; "" where nobody says.
+    kernel: (a, s) of the step's Gaussian N(a x0, s^2 I), the forward process at the next noise level in the training
+    parametrisation; s is 0 at the last step. None where the scheduler gives no such numbers.
+    prompts: the text of each of the B rows; () where the pipeline was called without texts.
+    decode: x0 (B, ...), shaped as the model input, to images (B, 3, H, W) in [0, 1], with gradients, not clipped
+    away; None where the pipeline has no decoder. evaluate: the conditional prediction (B, ...) for another model input,
+    with gradients, at the cost of one evaluation; None where the pipeline cannot be asked for it.
     state: empty at the start of each call of the pipeline; what a rule remembers between steps lives here, not on it.
 
     decision, measured: for the trace, set by a rule. What it did, as one word for all samples or as (B,) booleans that
     are true where a sample got its conditional prediction alone; and what it measured on a step without an
-    unconditional evaluation.
+    unconditional evaluation. extra_evaluations: those made through `evaluate`, counted by the rule that made them and
+    added to the trace's by `Trace.append`. numbers: further ones for the trace, tensors (B,) or of no dimension.
     """
 
     index: int = 0
@@ -41,8 +49,14 @@ class Step:
     state: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     scheduler: str = ""
+    kernel: tuple[Scalar, Scalar] | None = None
+    prompts: tuple[str, ...] = ()
+    decode: Callable[[Tensor], Tensor] | None = None
+    evaluate: Callable[[Tensor], Tensor] | None = None
     decision: str | Tensor | None = None
     measured: Measurement | None = None
+    extra_evaluations: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
 
     @property
     def progress(self) -> float:

@@ -32,14 +32,19 @@ class Trace(Sequence[TraceRecord]):
         self._readings = Readings()
 
     def append(self, step: Step, evaluations: int, samples: int, measured: Measurement | None) -> None:
-        """Add the record of one guided evaluation of `samples` images; None where the rule had one prediction only."""
+        """Add the record of one guided evaluation of `samples` images; None where the rule had one prediction only.
+
+        evaluations: those of the pipeline, to which the rule's own, `step.extra_evaluations`, are added.
+        """
         measured = measured or step.measured
         decision = step.decision
         if decision is None:
             decision = "conditional" if measured is None else "guided"
         values = {"timestep": step.timestep, "sigma": step.sigma, "decision": decision}
         values |= {} if measured is None else measured.numbers()
+        values |= step.numbers
         self._readings.add(values)
+        evaluations += step.extra_evaluations
         self._records.append(TraceRecord(step.index, evaluations, samples, values, self._readings))
 
     def of_sample(self, k: int) -> Trace:
@@ -55,7 +60,8 @@ class Trace(Sequence[TraceRecord]):
         """A JSON object: "version" (1), "rule", "evaluations" (per image, over the whole call), and "steps", a list.
 
         Each step has index, timestep, sigma, evaluations, and lists with one entry per image: decision, cosine, ratio,
-        difference_norm, update_norm, effective_scale. What is not finite, or was not measured, is None.
+        difference_norm, update_norm, effective_scale. A step that a reward acted on has also reward, reward_after,
+        move_norm, divergence and kernel. What is not finite, or was not measured, is None.
         """
         steps = [record.to_dict() for record in self._records]
         return {"version": VERSION, "rule": self.rule, "evaluations": self.evaluations, "steps": steps}

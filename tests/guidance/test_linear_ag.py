@@ -8,6 +8,8 @@ from diffguide.guidance import (
     ClassifierFreeGuidance,
     Interval,
     LinearAdaptiveGuidance,
+    Rescale,
+    Scheduled,
     Step,
     Trajectories,
 )
@@ -127,6 +129,7 @@ def test_refuses_what_it_was_not_fitted_for(change, message):
         (lambda text: json.dumps(json.loads(text) | {"rows": [[]]}), "as many rows"),
         (lambda text: json.dumps(json.loads(text) | {"rows": [[], [[1.0], [2.0]]]}), "step 1 has 1 and 1"),
         (lambda text: json.dumps(json.loads(text) | {"more": 1}), "damaged"),
+        (lambda text: json.dumps(json.loads(text) | {"rows": [[], [[1.0, float("nan")], [2.0]]]}), "not nan"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, spoil, message):
@@ -140,8 +143,10 @@ def test_damaged_files_are_named(tmp_path, spoil, message):
 def test_needs_coefficients_and_every_step():
     with pytest.raises(ValueError, match="calibrate linear-ag"):
         LinearAdaptiveGuidance(5.0)
-    with pytest.raises(ValueError, match="cannot stand inside an interval"):
-        Interval(fitted(), start=0.5)
+    for modifier in (Interval, Scheduled):
+        with pytest.raises(ValueError, match=f"goes on from every step, and {modifier.__name__} can leave some out"):
+            modifier(fitted())
+    assert Rescale(fitted()).needs_uncond(at(0, {}))
     with pytest.raises(ValueError, match="no trajectory"):
         LinearAdaptiveGuidance.fit(Trajectories(4), 5.0, at(0, {}))
 
