@@ -46,7 +46,7 @@ def train(
     `objective` holds every trained parameter. `finish(objective)` is called with the EMA weights in place, at each
     checkpoint and at the end, and writes what the next script reads.
     """
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = Accelerator(mixed_precision=precision())
     set_seed(args.seed)
     trained = [p for p in objective.parameters() if p.requires_grad]
     ema = EMAModel(trained, decay=ema_decay, use_ema_warmup=True, power=0.8)
@@ -88,6 +88,11 @@ def train(
                 ema.restore(trained)
             saved = time.monotonic()
     accelerator.end_training()
+
+
+def precision() -> str:
+    """Autocast to bfloat16 where it is fast: GPUs, and CPUs with instructions for it. Without, it is 20x slower."""
+    return "bf16" if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else "no"
 
 
 class Progress:

@@ -1,6 +1,10 @@
 """Train `emoji-clip`: a CLIPModel whose text tower also conditions the embedded pipelines.
 
     accelerate launch examples/train_emoji/train_clip.py --data package --output runs/clip
+    accelerate launch examples/train_emoji/train_clip.py --data package --output runs/judge \
+        --seed 1 --width 160 --vision-width 128 --augmentation 2
+
+The second is `emoji-judge`: another network, seed and augmentation, which no training here optimises, to judge by.
 
 Two objectives. The contrastive one of CLIP aligns captions and images. The second asks a linear read-out of the text
 embedding for the principal components of the captioned image: with so few images, what a caption looks like is learned
@@ -18,27 +22,27 @@ from torch import nn
 from torchvision.transforms import v2
 from transformers import CLIPConfig, CLIPModel
 
-WIDTH = 256
 COMPONENTS = 224
 
 
 class Contrast(nn.Module):
     """CLIP's symmetric cross-entropy + `read_out_weight` times the squared error of the principal components."""
 
-    def __init__(self, tokenizer, read_out_weight: float = 30.0):
+    def __init__(self, tokenizer, width: int = 256, vision_width: int = 192, read_out_weight: float = 30.0):
         super().__init__()
         special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         text = {
-            "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "max_position_embeddings": MAX_LENGTH, "projection_dim": WIDTH,
+            "vocab_size": VOCABULARY, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "max_position_embeddings": MAX_LENGTH, "projection_dim": width,
             "hidden_act": "gelu", "pad_token_id": tokenizer.pad_token_id, **special,
         }  # fmt: skip
         vision = {
-            "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3,
-            "image_size": 64, "patch_size": 8, "projection_dim": WIDTH, "hidden_act": "gelu",
+            "hidden_size": vision_width, "intermediate_size": 4 * vision_width, "num_hidden_layers": 4,
+            "num_attention_heads": vision_width // 64,
+            "image_size": 64, "patch_size": 8, "projection_dim": width, "hidden_act": "gelu",
         }  # fmt: skip
-        self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
-        self.read_out = nn.Linear(WIDTH, COMPONENTS)
+        self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+        self.read_out = nn.Linear(width, COMPONENTS)
         self.read_out_weight = read_out_weight
 
     def forward(
@@ -71,17 +75,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, steps=2400, batch_size=32, learning_rate=1.5e-3)
     parser.add_argument("--captions", type=int, default=256, help="captions a step, the images' own among them")
+    parser.add_argument("--width", type=int, default=256, help="of the text tower and the embeddings (default 256)")
+    parser.add_argument("--vision-width", type=int, default=192, help="of the image tower (default 192)")
+    parser.add_argument("--augmentation", type=float, default=1.0, help="strength, as a multiple (default 1)")
     args = parser.parse_args()
     emoji = load_emoji(args.data)
     tokenizer = build_tokenizer(text for name, aliases in zip(emoji.names, emoji.aliases) for text in (name, *aliases))
     tokenizer.save_pretrained(args.output / "tokenizer")
     components = principal_components(emoji)
-    augment = v2.Compose(
-        [
-            v2.RandomAffine(degrees=8, translate=(0.06, 0.06), scale=(0.85, 1.1), fill=1.0),
-            v2.ColorJitter(0.15, 0.15, 0.15),
-        ]
-    )
+    a = args.augmentation
+    shifts = v2.RandomAffine(8 * a, translate=(0.06 * a, 0.06 * a), scale=(1 - 0.15 * a, 1 + 0.1 * a), fill=1.0)
+    augment = v2.Compose([shifts, v2.ColorJitter(0.15 * a, 0.15 * a, 0.15 * a)])
 
     def batch(generator: torch.Generator) -> dict:
         rows = torch.multinomial(emoji.weights, args.captions, replacement=False, generator=generator)
@@ -95,7 +99,7 @@ def main() -> None:
     def finish(done: Contrast) -> None:
         done.clip.save_pretrained(args.output / "clip")
 
-    train(Contrast(tokenizer), batch, args, finish, ema_decay=0.998, weight_decay=0.02)
+    train(Contrast(tokenizer, args.width, args.vision_width), batch, args, finish, ema_decay=0.998, weight_decay=0.02)
 
 
 if __name__ == "__main__":

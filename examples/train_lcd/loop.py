@@ -1,0 +1,138 @@
+"""The loop of the distillation: accelerate, moving target, checkpoint and resume, a log in JSON lines and TensorBoard.
+
+A step's random numbers come from (seed, step, process) alone: a run that was killed and resumed from its checkpoint
+gives the weights that it would have given.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+TEMPORARY = "checkpoint.new"
+
+
+class State:
+    """What the checkpoint holds beside what accelerate knows: the step, and the moving averages."""
+
+    def __init__(self, student):
+        self.step, self.student = 0, student
+
+    def state_dict(self) -> dict:
+        """For accelerate."""
+        return {"step": self.step, "average": self.student.state_dict_of_average()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """For accelerate."""
+        self.step = state["step"]
+        self.student.load_average(state["average"])
+
+
+class Log:
+    """One line of JSON for every `every` steps in log.jsonl, the same to TensorBoard where it is installed."""
+
+    def __init__(self, folder: Path, every: int, step: int):
+        self.every, self.sums, self.count, self.since = every, {}, 0, time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "log.jsonl"
+        if self.file.exists():  # what came after the checkpoint is done again
+            lines = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= step]
+            self.file.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=step)
+        except ImportError:
+            self.board = None
+
+    def add(self, step: int, values: dict[str, torch.Tensor], rate: float) -> None:
+        """Sum `values` on their device; write the means every so often."""
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.float()
+        if step % self.every:
+            return
+        means = {name: round(float(total) / self.count, 6) for name, total in self.sums.items()}
+        seconds = (time.monotonic() - self.since) / self.count
+        entry = {"step": step} | means | {"learning_rate": rate, "seconds_per_step": round(seconds, 4)}
+        with self.file.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(json.dumps(entry), flush=True)
+        for name, value in means.items():
+            if self.board:
+                self.board.add_scalar(name, value, step)
+        self.sums, self.count, self.since = {}, 0, time.monotonic()
+
+
+def run(
+    accelerator: Accelerator,
+    student: nn.Module,
+    step: Callable[[Callable, torch.Generator], tuple[torch.Tensor, dict, nn.Module | None]],
+    args,
+    beside: nn.Module | None = None,
+    beside_rate: float = 0.0,
+) -> None:
+    """`args.steps` optimiser steps on `step(forward, generator) -> (loss, logged)`, from the checkpoint, if any.
+
+    beside: another module that is trained with it, its loss being part of the step's (the latent reward).
+    """
+    groups = [{"params": list(student.trained), "lr": args.learning_rate}]
+    if beside is not None:
+        groups.append({"params": [p for p in beside.parameters() if p.requires_grad], "lr": beside_rate})
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=args.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, args.steps, args.warmup, args.decay))
+    state = State(student)
+    wrapped, optimizer = accelerator.prepare(student, optimizer)
+    accelerator.register_for_checkpointing(schedule, state)
+    if beside is not None:
+        accelerator.register_for_checkpointing(beside)
+    checkpoint = args.output / "checkpoint"
+    if checkpoint.exists():
+        accelerator.load_state(str(checkpoint))
+        accelerator.print(f"going on from step {state.step}", flush=True)
+    log = Log(args.output, args.log_every, state.step) if accelerator.is_main_process else None
+    saved = time.monotonic()
+    while state.step < args.steps:
+        generator = torch.Generator().manual_seed(
+            (args.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index
+        )
+        torch.manual_seed(generator.initial_seed())
+        loss, logged = step(wrapped, generator)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_([p for group in groups for p in group["params"]], args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        student.average(args.ema)
+        state.step += 1
+        if log:
+            log.add(state.step, logged, schedule.get_last_lr()[0])
+        if time.monotonic() - saved > 60 * args.save_minutes or state.step == args.steps:
+            _save(accelerator, checkpoint)
+            if accelerator.is_main_process:
+                student.save(args.output)
+            saved = time.monotonic()
+    accelerator.end_training()
+
+
+def _rate(step: int, steps: int, warmup: int, decay: float) -> float:
+    """Warm-up, plateau, linear decay over the last share `decay` of the steps."""
+    return min(1.0, (step + 1) / max(warmup, 1), (steps - step) / max(decay * steps, 1))
+
+
+def _save(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Replace the checkpoint by renaming, so that a kill leaves the old one or the new one."""
+    fresh, old = checkpoint.with_name(TEMPORARY), checkpoint.with_name("checkpoint.old")
+    accelerator.save_state(str(fresh))
+    if accelerator.is_main_process:
+        shutil.rmtree(old, ignore_errors=True)
+        if checkpoint.exists():
+            checkpoint.rename(old)
+        fresh.rename(checkpoint)
+        shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
