@@ -4,17 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .best_of import best_of_n
     from .guiders import as_guider
     from .handle import GuidanceCallback, guide
     from .loading import load_pipeline
+    from .noise_search import search_noise
+    from .rewards import load_reward
 
-__all__ = ["GuidanceCallback", "as_guider", "guide", "load_pipeline"]
+__all__ = ["GuidanceCallback", "as_guider", "best_of_n", "guide", "load_pipeline", "load_reward", "search_noise"]
 
 _HOMES = {
     "GuidanceCallback": ".handle",
     "as_guider": ".guiders",
+    "best_of_n": ".best_of",
     "guide": ".handle",
     "load_pipeline": ".loading",
+    "load_reward": ".rewards",
+    "search_noise": ".noise_search",
 }
 
 

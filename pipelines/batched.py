@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from diffguide.guidance import Step
 
-from .calls import Arguments, Call, predictions_of, sample_of, stacked, with_predictions
+from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stacked, with_predictions
 from .errors import UserError
+from .evaluating import evaluated
 from .halves import Halves
-from .regions import region, watch_latents
+from .regions import latents_in, region, watch_latents
 
-ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond")}
+ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond"), "single": ("cond",)}
 
 
 @dataclass
@@ -35,6 +36,8 @@ class BatchedCall(Call):
     steps: list[Step] = field(default_factory=list)
     halved: bool = False
     moved: list[Tensor] = field(default_factory=list)
+    given: Any = None
+    where: Any = ...
     count: int | None = None
     restore: Any = None
 
@@ -45,7 +48,7 @@ class BatchedCall(Call):
     @property
     def order(self) -> tuple[str, ...]:
         """What the parts of the batch are, in order."""
-        if self.layout.third and self.arguments.get(self.layout.third[0]) is not None:
+        if self.layout.calls != "single" and self.layout.third and self.arguments.get(self.layout.third[0]) is not None:
             return self.layout.third[1]
         return ORDERS[self.layout.calls]
 
@@ -54,7 +57,9 @@ class BatchedCall(Call):
         sample, parts = sample_of(args, kwargs), len(self.order)
         rows = len(sample)
         self.samples = []
-        if not getattr(self.pipe, "do_classifier_free_guidance", True):
+        if fills_cache(kwargs):
+            return None
+        if parts > 1 and not getattr(self.pipe, "do_classifier_free_guidance", True):
             self.moved = []
             if self.trace:
                 return None  # a cutoff callback of the user's own has ended guidance on the way
@@ -64,15 +69,16 @@ class BatchedCall(Call):
         if rows % parts:
             raise UserError(self.inactive())
         self.rows = rows
-        step = self.next_step(kwargs, args)
+        self.given = module, args, kwargs
+        apart = parts == 1 or (parts == 2 and not self.layout.whole)  # the conditional part can be had alone
+        again = apart and not self.layout.lists and not self.layout.streams
+        step = self.next_step(kwargs, args, rows // parts, self._evaluate if again else None)
         own = [self.state.setdefault(f"stream {name}", {}) for name in self.layout.streams]
         self.steps = [step, *(replace(step, state=state) for state in own)]
         self.samples = [stacked(each) for each in (sample, *(kwargs[name] for name in self.layout.streams))]
         needed = [self.rule.needs_uncond(each) for each in self.steps]  # all of them: a rule may act on being asked
         self.halved = not any(needed)
-        if not self.halved or self.layout.whole or parts > 2:
-            return None
-        return Halves(self.layout, rows, self.order.index("cond")).cut(_named(module, args), args, kwargs)
+        return self._conditional() if self.halved and apart else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The rule, on what is latents of each prediction; every part of the output becomes its result."""
@@ -94,11 +100,13 @@ class BatchedCall(Call):
         cut = len(prediction) < self.rows
         whole = torch.cat([prediction] * len(order)) if cut else prediction
         where = self._where(sample, prediction)
+        self.where = where
         parts = dict(zip(order, whole[where].chunk(len(order))))
-        latents = parts["cond"] if self.layout.width == "all" else sample[where].chunk(len(order))[order.index("cond")]
-        cond, base = parts["cond"], parts.get("image", parts["uncond"])
+        seen = whole[where] if self.layout.width == "all" else latents_in(sample, whole, where)
+        latents = seen.chunk(len(order))[order.index("cond")]
+        cond, base = parts["cond"], parts.get("image", parts.get("uncond"))
         measured = None
-        if self.halved:
+        if self.halved or base is None:
             guided = self.rule.guide_cond(cond, latents, step)
         else:
             guided, measured = self.rule.guide(cond, base, latents, step)
@@ -115,6 +123,17 @@ class BatchedCall(Call):
         answer = whole.clone()  # a rule may remember the predictions themselves
         answer[where] = torch.cat([guided.to(answer.dtype)] * len(order))
         return answer
+
+    def _conditional(self) -> Arguments:
+        """The arguments of the denoiser for its conditional half alone."""
+        module, args, kwargs = self.given
+        if len(self.order) == 1:
+            return args, kwargs
+        return Halves(self.layout, self.rows, self.order.index("cond")).cut(_named(module, args), args, kwargs)
+
+    def _evaluate(self, latents: Tensor) -> Tensor:
+        """`Step.evaluate`."""
+        return evaluated(self, self.given[0], self._conditional(), latents, self.where)
 
     def _where(self, sample: Tensor, prediction: Tensor) -> Any:
         """The part of model input and prediction that is latents."""
@@ -142,6 +161,7 @@ class BatchedCall(Call):
 
     def abandon(self) -> None:
         """Give the pipeline its own methods back."""
+        super().abandon()
         if self.restore is not None:
             self.restore()
             self.restore = None

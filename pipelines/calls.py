@@ -8,40 +8,53 @@ which pipelines evaluate both predictions are its subclasses, in `batched` and `
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from diffguide.guidance import Guidance, Step, Trace
 
+from .decoding import Decoder
 from .errors import UserError
 from .layouts import Layout
-from .parametrization import as_numbers, describe_step, restated
+from .parametrization import describe_step, restated
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
 class Call:
-    """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way."""
+    """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way.
+
+    decoder: what makes images of x0; None: nothing does.
+    """
 
     pipe: Any
     rule: Guidance
     layout: Layout
     arguments: dict[str, Any] = field(default_factory=dict)
+    decoder: Decoder | None = None
     trace: Trace = field(default_factory=Trace)
     state: dict[str, Any] = field(default_factory=dict)
     step: Step = field(default_factory=Step)
     index: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
-    def next_step(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> Step:
-        """Describe the evaluation that begins. The timestep is the scheduler's: some hand the model a scaled one."""
+    def next_step(
+        self,
+        kwargs: dict[str, Any],
+        args: tuple[Any, ...],
+        rows: int,
+        evaluate: Callable[[Tensor], Tensor] | None = None,
+    ) -> Step:
+        """Describe the evaluation of `rows` images that begins, which `evaluate` can make once more.
+
+        The timestep is the scheduler's: some hand the model a scaled one.
+        """
         scheduler = getattr(self.pipe, self.layout.scheduler)
         timestep = getattr(self.pipe, "_current_timestep", None)
         if scheduler.config.get("invert_sigmas"):
@@ -54,9 +67,25 @@ class Call:
             timestep = timestep.flatten()[0]
         total = getattr(self.pipe, "_num_timesteps", None) or len(scheduler.timesteps)
         step = restated(describe_step(scheduler, timestep, self.index, total, self.state), self.layout.predicts)
-        self.step = replace(as_numbers(step), model=model_name(self.pipe), scheduler=type(scheduler).__name__)
+        if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
+            # The pipeline itself has read these from the device; x0 would need a sigma per frame.
+            step = replace(step, sigma=None, denoised=None, noise=None, kernel=None)
+        decode = None if self.layout.streams else self.decoder
+        if decode is not None and not decode.takes(stacked(sample_of(args, kwargs))):
+            decode = None
+        self.step = replace(
+            step, model=model_name(self.pipe), prompts=self._prompts(rows), decode=decode, evaluate=evaluate
+        )
         self.index += 1
         return self.step
+
+    def _prompts(self, rows: int) -> tuple[str, ...]:
+        """The text of each row: every pipeline has the images of one prompt next to each other."""
+        given = self.arguments.get("prompt")
+        texts = [given] if isinstance(given, str) else given if isinstance(given, (list, tuple)) else []
+        if not texts or rows % len(texts) or not all(isinstance(text, str) for text in texts):
+            return ()
+        return tuple(text for text in texts for _ in range(rows // len(texts)))
 
     def finish(self) -> None:
         """The pipeline returned; UserError if the rule never had two predictions to act on."""
@@ -64,7 +93,11 @@ class Call:
             raise UserError(self.inactive())
 
     def abandon(self) -> None:
-        """Leave nothing behind on the denoiser, however the call ended."""
+        """Leave nothing behind on the pipeline and its parts, however the call ended."""
+        if self.decoder is not None:
+            self.decoder.close()
+        while self.undo:
+            self.undo.pop()()
 
     def inactive(self) -> str:
         """The message for a pipeline that makes no unconditional prediction."""
@@ -84,6 +117,12 @@ def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args:
         return args[0]
     return next(kwargs[name] for name in ("hidden_states", "sample", "x") if name in kwargs)
+
+
+def fills_cache(kwargs: dict[str, Any]) -> bool:
+    """Whether this call of GLM-Image's denoiser only writes reference images to a cache; its prediction is dropped."""
+    caches = kwargs.get("kv_caches")
+    return caches is not None and caches[0].mode == "write"
 
 
 def predictions_of(output: Any) -> list[Any]:
@@ -113,15 +152,3 @@ def with_predictions(output: Any, predictions: list[Tensor]) -> Any:
     if isinstance(output, tuple):
         return (*listed, *output[len(listed) :])
     return type(output)(**(dict(output) | dict(zip(output, listed))))
-
-
-def caller() -> Any:
-    """The pipeline whose `__call__` is the innermost under way, or None."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
-            owner = frame.f_locals["self"]
-            if isinstance(owner, DiffusionPipeline):
-                return owner
-        frame = frame.f_back
-    return None

@@ -1,5 +1,8 @@
 """Mistakes of the user: what was given, what was expected, what to do, in one line."""
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -33,3 +36,12 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     """The message of an error as one line of at most `limit` characters; the name of its class if it has none."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def warn_user(message: str) -> None:
+    """A warning that points to the line of the user which led here, outside this package."""
+    level, frame = 2, sys._getframe(1)
+    ours = os.path.dirname(__file__)
+    while frame.f_back and os.path.dirname(frame.f_code.co_filename) == ours:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -20,8 +20,9 @@ from .calibrated import rule_on
 from .devices import check_device, check_dtype
 from .output import Output, plan_output
 from .request import Request, make_request
-from .rules import NATIVE, RULES, split_guidance
+from .rule_names import MODIFIERS, NATIVE, RULES
 from .schedulers import check_scheduler
+from .spelling import check_guidance
 from .traces import plan_traces, write_traces
 
 SHEET_LIMIT = 400  # pictures
@@ -46,9 +47,10 @@ def add_parser(commands: Any) -> None:
     rules = ", ".join([*RULES, NATIVE[0]])
     add(
         "--guidance",
-        type=argument(_checked_guidance),
-        metavar="RULE[:OPTION=VALUE,...]",
-        help=f"{rules} (the pipeline's own); default: cfg for embedded models, else native; see `diffguide list rules`",
+        type=argument(check_guidance),
+        metavar="RULE[:OPTION=VALUE,...][+...]",
+        help=f"{rules} (the pipeline's own); after a rule, each with a plus: {', '.join(MODIFIERS)}; reward also "
+        "alone; default: cfg for embedded models, else native; see `diffguide list rules`",
     )
     add("--guidance-scale", type=argument(check_scale), metavar="W", help="1 is conditional only; default: the model's")
     add(
@@ -121,11 +123,6 @@ def run(args: argparse.Namespace) -> int:
         write_traces(traces, pictures, output.pictures)
     _report(pictures, output, sheet, traces, args.json)
     return 0
-
-
-def _checked_guidance(spec: str) -> str:
-    split_guidance(spec)
-    return spec
 
 
 def _save_sheet(pictures: list[Any], request: Request, output: Output) -> str | None:

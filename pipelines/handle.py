@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
-import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,22 +15,29 @@ import torch
 from diffguide.guidance import Trace
 
 from .batched import BatchedCall
-from .calls import Call, caller
-from .errors import UserError
+from .calls import Call
+from .decoding import Decoder
+from .errors import UserError, warn_user
+from .frames import caller
 from .guiders import GuiderRule, as_rule
 from .layouts import Layout
 from .probe import probe
-from .switching import switched_on
-from .table import layout_of
+from .switching import chained_after_step, switched_off, switched_on
+from .table import check_rule, layout_of
 from .two_calls import TwoCalls
 
 
-def guide(pipe: Any, rule: Any) -> GuidanceCallback:
+def guide(pipe: Any, rule: Any, *, preview: Any = None, checkpointing: bool = True) -> GuidanceCallback:
     """Attach `rule` to a diffusers pipeline; from now on `pipe(...)` is guided by it, until `remove()`.
 
     Args:
         pipe: a loaded diffusers pipeline; its modules, its scheduler and its other users are left as they are.
-        rule: a Guidance, or a guider of diffusers; its `guidance_scale` is the one that counts.
+        rule: a Guidance, or a guider of diffusers; its `guidance_scale` is the one that counts. One that needs no
+            unconditional prediction, such as `RewardGuidance(reward)`, gets none: the pipeline's guidance is off.
+        preview: for rules that look at images: an AutoencoderTiny for the latents of this pipeline, on its device, in
+            place of its decoder. Default None: the decoder itself.
+        checkpointing: for rules that look at images: whether the decoder keeps no activations for the gradient and
+            computes them twice, which saves most of its memory. Default True.
 
     Returns:
         A callable with the arguments of the pipeline. As a context manager it removes itself at the end of the block.
@@ -48,18 +54,19 @@ def guide(pipe: Any, rule: Any) -> GuidanceCallback:
         from .guiders_slot import SlotCallback
 
         return SlotCallback(pipe, rule)
-    return GuidanceCallback(pipe, rule)
+    return GuidanceCallback(pipe, rule, preview, checkpointing)
 
 
 class GuidanceCallback:
     """The callback that acts inside a pipeline's steps; see `guide`."""
 
-    def __init__(self, pipe: Any, rule: Any):
+    def __init__(self, pipe: Any, rule: Any, preview: Any = None, checkpointing: bool = True):
         if isinstance(pipe, GuidanceCallback) or hasattr(type(pipe), "_diffguide"):
             raise UserError("this pipeline has a rule already: set `guided.guidance`, or `guided.remove()` it first")
+        self.pipe = pipe
         self.layout = self._layout(pipe)
         self.guidance = rule
-        self.pipe = pipe
+        self.preview, self.checkpointing = preview, checkpointing
         self._native = type(pipe)
         self._call: Call | None = None
         self._trace = Trace()
@@ -74,7 +81,9 @@ class GuidanceCallback:
 
     @guidance.setter
     def guidance(self, rule: Any) -> None:
-        self._rule = as_rule(rule)
+        rule = as_rule(rule)
+        check_rule(self.pipe, self.layout, rule)
+        self._rule = rule
 
     @property
     def trace(self) -> Trace:
@@ -122,9 +131,11 @@ class GuidanceCallback:
         if self.layout.calls == "unknown":
             self.layout = probe(self.pipe, self._native.__call__, self.layout, self._switch_on(args, kwargs))
         arguments = self._switch_on(args, kwargs)
-        kind = TwoCalls if self.layout.calls == "two" else BatchedCall
         layout = replace(self.layout, whole=self.layout.whole or _cuts_the_batch(self.pipe, self.layout))
-        call = kind(self.pipe, self._rule, layout, arguments)
+        if self._rule.acts_alone:
+            layout = replace(layout, calls="single", per_frame=False)
+        kind = TwoCalls if layout.calls == "two" else BatchedCall
+        call = kind(self.pipe, self._rule, layout, arguments, Decoder(self.pipe, self.preview, self.checkpointing))
         acting = self._rule.passes(call) if isinstance(self._rule, GuiderRule) else call
         outer, self._call, self._trace = self._call, call, call.trace
         self._trace.rule = repr(self.guidance)
@@ -138,7 +149,9 @@ class GuidanceCallback:
                 if denoiser is not None:
                     hooks.append(denoiser.register_forward_pre_hook(hidden(before), with_kwargs=True))
                     hooks.append(denoiser.register_forward_hook(hidden(after), with_kwargs=True))
-            result = self._native.__call__(self.pipe, **arguments)
+            # Under inference_mode a rule could take no gradient; its pipeline takes none anyway.
+            with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+                result = self._native.__call__(self.pipe, **arguments)
             call.finish()
             return result
         finally:
@@ -152,37 +165,27 @@ class GuidanceCallback:
         return lambda *args: hook(*args) if self._call is call and caller() is self.pipe else None
 
     def _switch_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the call by name, with the pipeline's own guidance on, at whatever scale."""
-        arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)
-        if self._rule.acts_after_step:
-            if "callback_on_step_end" not in inspect.signature(self._native.__call__).parameters:
-                rule = type(self._rule).__name__
-                raise UserError(f"{rule} acts after each step, where {self._native.__name__} has no callback")
-            self._chain_after_step(arguments)
-        return arguments
+        """The arguments of the call by name, with the pipeline's own guidance on or off, as the rule needs it."""
+        if self._rule.acts_alone:
+            arguments = switched_off(self.pipe, self._native, self.layout, args, kwargs, self._warn_once)
+        else:
+            arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)
+        if not self._rule.acts_after_step:
+            return arguments
+        if "callback_on_step_end" not in inspect.signature(self._native.__call__).parameters:
+            rule = type(self._rule).__name__
+            raise UserError(f"{rule} acts after each step, where {self._native.__name__} has no callback")
 
-    def _chain_after_step(self, arguments: dict[str, Any]) -> None:
-        """Run the rule's `after_step` through the pipeline's callback, in front of the user's own."""
-        users = arguments.get("callback_on_step_end")
-        wanted = list(arguments.get("callback_on_step_end_tensor_inputs") or getattr(users, "tensor_inputs", []))
-
-        def callback(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def after_step(latents: torch.Tensor) -> torch.Tensor:
             assert self._call is not None
-            tensors["latents"] = self._call.rule.after_step(tensors["latents"], self._call.step)
-            returned = users(pipe, index, timestep, tensors) if users else None
-            return {"latents": tensors["latents"]} | (returned or {})
+            return self._call.rule.after_step(latents, self._call.step)
 
-        arguments["callback_on_step_end"] = callback
-        arguments["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys([*wanted, "latents"]))
+        return arguments | chained_after_step(after_step, arguments)
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            level, frame = 2, sys._getframe(1)
-            ours = os.path.dirname(__file__)
-            while frame.f_back and os.path.dirname(frame.f_code.co_filename) == ours:  # to the user's line
-                level, frame = level + 1, frame.f_back
-            warnings.warn(message, stacklevel=level)
+            warn_user(message)
 
 
 def _blank(cls: type[Any]) -> Any:

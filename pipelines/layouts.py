@@ -10,12 +10,13 @@ class Layout:
     """One pipeline class (or a family of them that behave alike).
 
     classes: names of the diffusers classes. calls: "uncond-first" and "cond-first" are one call with both halves in one
-    batch, in that order; "two" is two calls a step, cond first. refused: why no rule can act at all, or "".
+    batch, in that order; "two" is two calls a step, cond first; "single" is the conditional prediction alone, for
+    rules that need no other. refused: why no rule can act at all, or "".
 
-    What switches guidance on. scale: the argument of `__call__`; negative: what has to be given as `negative_prompt` as
-    well, or None. off: the largest scale at which guidance is off. offset: w of diffusers' convention minus that scale.
-    other_scales: further scales of its own, which do not count under a rule. unsupported: arguments that bring in what
-    no rule can act on, unless they keep their default.
+    What switches guidance on. scale: the argument of `__call__`, "" where nothing does; negative: what has to be given
+    as `negative_prompt` as well, or None. off: the largest scale at which guidance is off. offset: w of diffusers'
+    convention minus that scale. other_scales: further scales of its own, which do not count under a rule. unsupported:
+    arguments that bring in what no rule can act on, unless they keep their default.
 
     Where the denoiser is. denoisers, scheduler: the attributes that hold it and its scheduler. scaled_timestep: the
     model is handed another timestep than the scheduler's. predicts: "" is what the scheduler says; "negated" its
@@ -81,6 +82,7 @@ class Layout:
             "uncond-first": "one call, unconditional half first",
             "cond-first": "one call, conditional half first",
             "two": "two calls, conditional one first",
+            "single": "one call, conditional alone: rules that need no other prediction",
             "guider": "its own place for a guider",
         }
         also = {

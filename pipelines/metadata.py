@@ -32,6 +32,8 @@ class Settings:
     rule: a short name of `rules.RULES`, "native", or the class of another rule. options: all of the rule's options, the
     defaults too, so that the record outlives a change of defaults. scheduler: its short name, None for the model's own.
     evaluations: of the denoiser, for this picture. steps, guidance_scale and evaluations are None where unknown.
+    modifiers: what goes around the rule, short names of `rules.MODIFIERS`, with all of their options.
+    noise: the file beside the picture that holds its initial noise, where that was searched for and is not the seed's.
     """
 
     prompt: str
@@ -49,6 +51,8 @@ class Settings:
     dtype: str = "float32"
     device: str = "cpu"
     evaluations: float | None = None
+    noise: str | None = None
+    modifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,15 +67,22 @@ def versions() -> dict[str, str]:
 
 def parameters_text(settings: Settings) -> str:
     """The `parameters` text of AUTOMATIC1111's web UI: prompt, negative prompt, one line of `key: value` pairs."""
+    rules = {settings.rule: settings.options} | settings.modifiers
     pairs = {
         "Steps": settings.steps,
         "Sampler": settings.scheduler or settings.scheduler_class,
         "CFG scale": settings.guidance_scale,
         "Seed": settings.seed,
+        "Initial noise": settings.noise,
         "Size": f"{settings.width}x{settings.height}",
         "Model": Path(settings.model).stem if settings.model.endswith(".safetensors") else Path(settings.model).name,
-        "Guidance rule": settings.rule,
-        **{f"{settings.rule.upper()} {name}": value for name, value in settings.options.items() if value is not None},
+        "Guidance rule": "+".join(rules),
+        **{
+            f"{rule.upper()} {name}": value
+            for rule, options in rules.items()
+            for name, value in options.items()
+            if value is not None
+        },
         "NFE": settings.evaluations,
         "Version": f"diffguide {settings.versions.get('diffguide', '')}".strip(),
     }
@@ -125,7 +136,10 @@ def read_settings(path: Path) -> Settings:
     for name, hint in known.items():
         if not _fits(record[name], hint):
             raise UserError(f"{where} has a {name!r} of the wrong type: {one_line(repr(record[name]), 60)}")
-    if not all(_fits(value, str | int | float | bool | None) for value in record.get("options", {}).values()):
+    everything = [record.get("options", {}), *record.get("modifiers", {}).values()]
+    if not all(isinstance(options, dict) for options in everything):
+        raise UserError(f"{where} has a modifier without options")
+    if not all(_fits(value, str | int | float | bool | None) for options in everything for value in options.values()):
         raise UserError(f"{where} has an option that is not a plain value")
     return Settings(**{name: record[name] for name in known})
 

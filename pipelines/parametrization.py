@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffguide.guidance import Step
 
-Pair = tuple[Tensor | float, Tensor | float]
+from .kernels import Pair, kernel, share_of_angle
 
 
 def prediction_type(scheduler: Any) -> str:
@@ -25,17 +25,28 @@ def prediction_type(scheduler: Any) -> str:
     if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas"):
         return "flow"
     kind = config.get("prediction_type", "unknown")
-    return "flow" if kind == "flow_prediction" else kind
+    # What Sana-Sprint's TrigFlow scheduler gets is worked out by the pipeline; its model predicts a velocity.
+    return "flow" if kind in ("flow_prediction", "trigflow") else kind
 
 
 def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any]) -> Step:
     """The Step of the evaluation that is about to be made.
 
     timestep: as in `scheduler.timesteps`, a number or a tensor of no dimension. Nothing is read back from the device,
-    save by a scheduler that has not looked its own index up yet (once a call; it would do so at its first step).
+    save by a scheduler that has not looked its own index up yet (once a call; it would do so at its first step). What
+    the scheduler keeps on the CPU becomes a number: no rule pays for a tensor of no dimension.
     """
+    place = _place(scheduler, timestep)
+    step = _described(scheduler, timestep, index, total, state, place)
+    following = kernel(scheduler, timestep, step.prediction, place)
+    levels = {"timestep": _number(step.timestep), "sigma": _number(step.sigma)}
+    pairs = {"denoised": _numbers(step.denoised), "noise": _numbers(step.noise), "kernel": _numbers(following)}
+    return replace(step, scheduler=type(scheduler).__name__, **levels, **pairs)
+
+
+def _described(scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any], place: int | None) -> Step:
     prediction = prediction_type(scheduler)
-    sigma = _sigma(scheduler, timestep)
+    sigma = _sigma(scheduler, timestep, place)
     denoised: Pair | None
     noise: Pair | None
     if prediction == "flow":
@@ -77,24 +88,23 @@ def restated(step: Step, predicts: str) -> Step:
     """The Step where a pipeline stands between model and scheduler, as `Layout.predicts` says."""
     if predicts == "ratio" and step.sigma is not None:
         share = step.sigma / (1 + step.sigma)
-        return replace(step, sigma=share, denoised=(1.0, -share), noise=(1.0, 1 - share))
+        later = step.kernel and step.kernel[1] / (1 + step.kernel[1])
+        ahead = None if later is None else (1 - later, later)
+        return replace(step, sigma=share, denoised=(1.0, -share), noise=(1.0, 1 - share), kernel=ahead)
     if predicts == "negated" and step.denoised and step.noise:
         (a, b), (p, q) = step.denoised, step.noise
         return replace(step, denoised=(a, -b), noise=(p, -q))
     if predicts == "sample":
         return replace(step, prediction="sample", denoised=(0.0, 1.0), noise=None)
-    return replace(step, denoised=None, noise=None) if predicts else step
+    return replace(step, denoised=None, noise=None, kernel=None) if predicts else step
 
 
-def as_numbers(step: Step) -> Step:
-    """The Step with numbers for what the scheduler keeps on the CPU: no rule pays for a tensor of no dimension."""
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, Tensor) and value.device.type == "cpu" and not value.ndim else value
 
-    def number(value: Any) -> Any:
-        return float(value) if isinstance(value, Tensor) and value.device.type == "cpu" and not value.ndim else value
 
-    named = ("denoised", "noise")
-    pairs: dict[str, Any] = {name: tuple(map(number, pair)) for name in named if (pair := getattr(step, name))}
-    return replace(step, sigma=number(step.sigma), timestep=number(step.timestep), **pairs)
+def _numbers(pair: Any) -> Any:
+    return pair and (_number(pair[0]), _number(pair[1]))
 
 
 def _edm(scheduler: Any, sigma: Tensor) -> tuple[Pair, Pair]:
@@ -109,16 +119,22 @@ def _edm(scheduler: Any, sigma: Tensor) -> tuple[Pair, Pair]:
     return (a, b), ((1 / c_in - a) / sigma, -b / sigma)
 
 
-def _sigma(scheduler: Any, timestep: Any) -> Tensor | None:
-    """The scheduler's sigma at this evaluation, or None where it keeps none."""
-    sigmas = getattr(scheduler, "sigmas", None)
-    if not isinstance(sigmas, Tensor):
+def _place(scheduler: Any, timestep: Any) -> int | None:
+    """The place of this evaluation among the scheduler's sigmas, or None where it keeps none."""
+    if not isinstance(getattr(scheduler, "sigmas", None), Tensor):
         return None
     index = getattr(scheduler, "step_index", None)
     if index is None:
         index = getattr(scheduler, "begin_index", None)
-    if index is None:
-        index = scheduler.index_for_timestep(timestep)
+    return scheduler.index_for_timestep(timestep) if index is None else index
+
+
+def _sigma(scheduler: Any, timestep: Any, place: int | None) -> Tensor | None:
+    """The scheduler's sigma at this evaluation, or None where it keeps none."""
+    if type(scheduler).__name__ == "SCMScheduler":
+        return share_of_angle(timestep)
+    if place is None:
+        return None
     if type(scheduler).__name__ == "KDPM2DiscreteScheduler" and not scheduler.state_in_first_order:
-        sigmas = scheduler.sigmas_interpol  # its second-order evaluations are made between two sigmas
-    return sigmas[index]
+        return scheduler.sigmas_interpol[place]  # its second-order evaluations are made between two sigmas
+    return scheduler.sigmas[place]

@@ -13,8 +13,9 @@ from .embedded import EMBEDDED
 from .errors import UserError, one_line
 from .loading import model_kind
 from .metadata import Settings, read_settings
-from .rules import NATIVE, RULES, format_guidance, split_guidance
+from .rule_names import MODIFIERS, NATIVE, RULES
 from .schedulers import check_scheduler
+from .spelling import check_guidance, format_guidance
 
 MAX_PROMPT_FILE = 64 * 1024 * 1024
 DEFAULT_MODEL = "emoji-sd"
@@ -66,7 +67,7 @@ def make_request(args: argparse.Namespace) -> Request:
         return recorded.get(name, defaults.get(name)) if given is None else given
 
     guidance = setting("guidance")
-    split_guidance(guidance)
+    check_guidance(guidance)
     names = ("guidance_scale", "steps", "negative_prompt", "scheduler", "height", "width", "dtype")
     return Request(
         prompts=prompts,
@@ -124,8 +125,12 @@ def _recorded(image: str) -> dict[str, Any]:
 
 
 def _as_flags(settings: Settings) -> dict[str, Any]:
-    if settings.rule not in (*RULES, *NATIVE):
-        raise UserError(f"its rule {settings.rule!r} is not one of the command line's")
+    alone = [name for name, row in MODIFIERS.items() if row.alone]
+    for rule in [name for name in (settings.rule, *settings.modifiers) if name not in (*RULES, *NATIVE, *alone)]:
+        if rule == settings.rule or rule not in MODIFIERS:
+            raise UserError(f"its rule {rule!r} is not one of the command line's")
+    if settings.noise is not None:
+        raise UserError("`diffguide rank` searched for its initial noise, which no seed gives")
     if settings.scheduler is not None:
         check_scheduler(settings.scheduler)
     return {
@@ -135,7 +140,7 @@ def _as_flags(settings: Settings) -> dict[str, Any]:
         "height": check_side(str(settings.height)),
         "width": check_side(str(settings.width)),
         "negative_prompt": None if settings.negative_prompt is None else check_text(settings.negative_prompt),
-        "guidance": format_guidance(settings.rule, settings.options),
+        "guidance": format_guidance(settings.rule, settings.options, settings.modifiers),
         "guidance_scale": None if settings.guidance_scale is None else check_scale(str(settings.guidance_scale)),
         "steps": None if settings.steps is None else check_steps(str(settings.steps)),
         "scheduler": settings.scheduler,

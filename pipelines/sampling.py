@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .calibrated import rule_on
 from .errors import UserError, one_line
 from .metadata import Settings, versions
 from .request import Request
-from .rules import NATIVE, option_values, rule_name
+from .rules import NATIVE, modifier_values, option_values, place_rewards, rule_name
+from .table import layout_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
     from diffguide.guidance import Guidance, Trace
+
+
+REMEDIES = "a smaller --height, --width or --batch-size, --dtype float16 or --cpu-offload"
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,6 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     Its scale is the one asked for, else the default of the pipeline if that means guidance (more than 1), else the
     default of the rule. UserError for options that the rule does not take, or a pipeline that no rule can act in.
     """
-    from .table import layout_of
-
     if request.guidance in NATIVE:
         return None
     scale = request.guidance_scale
@@ -52,17 +55,22 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     return rule_on(request.model, request.guidance, scale, request.steps, request.scheduler)
 
 
-def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> Iterator[Picture]:
+def sample(
+    pipe: DiffusionPipeline, rule: Guidance | None, request: Request, further: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Picture]:
     """The pictures of `request.jobs`, in order, `request.batch_size` at a time, each as soon as it is there.
 
+    further: arguments that go into each call, over those of the request.
     UserError: an argument that the pipeline does not take, not enough memory, a pipeline that makes no pictures.
     """
     import torch
 
     from .handle import guide
 
-    common, jobs = _call_arguments(pipe, rule, request), request.jobs
+    common, jobs = call_arguments(pipe, rule, request), request.jobs
     made_with, native_scale = versions(), common.get("guidance_scale", _default(pipe, "guidance_scale"))
+    scale = native_scale if rule is None or layout_of(pipe).calls == "single" else rule.guidance_scale
+    place_rewards(rule, pipe._execution_device)
     handle = None if rule is None else guide(pipe, rule)
     try:
         for start in range(0, len(jobs), request.batch_size):
@@ -72,7 +80,7 @@ def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> 
                 arguments["negative_prompt"] = [request.negative_prompt] * len(batch)
             arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
             began = time.perf_counter()
-            images = _call(handle or pipe, arguments)
+            images = call_pipeline(pipe, arguments | dict(further))
             seconds = (time.perf_counter() - began) / len(batch)
             for k, (image, (prompt, seed)) in enumerate(zip(images, batch)):
                 evaluations = (
@@ -87,7 +95,8 @@ def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> 
                     negative_prompt=request.negative_prompt,
                     rule=rule_name(rule),
                     options=option_values(rule),
-                    guidance_scale=native_scale if rule is None else rule.guidance_scale,
+                    modifiers=modifier_values(rule),
+                    guidance_scale=scale,
                     steps=common.get("num_inference_steps", _default(pipe, "num_inference_steps")),
                     scheduler=request.scheduler,
                     scheduler_class=type(pipe.scheduler).__name__,
@@ -102,13 +111,13 @@ def sample(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> 
             handle.remove()
 
 
-def _call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> dict[str, Any]:
+def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> dict[str, Any]:
     """What every call has in common. UserError for what the pipeline has no argument for."""
     wanted = {
         "num_inference_steps": request.steps,
         "height": request.height,
         "width": request.width,
-        "guidance_scale": request.guidance_scale if rule is None else None,
+        "guidance_scale": request.guidance_scale if rule is None or layout_of(pipe).calls == "single" else None,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     accepted = inspect.signature(type(pipe).__call__).parameters
@@ -119,16 +128,18 @@ def _call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Req
     return given
 
 
-def _call(pipe: Any, arguments: dict[str, Any]) -> list[Image]:
+def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES) -> Any:
+    """The images of one call of a pipeline, with the rule that is attached to it. UserError as `sample`.
+
+    remedies: what to try where memory is not enough.
+    """
     try:
         output = pipe(**arguments)
     except ValueError as error:
         raise UserError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise UserError(
-                "out of memory: try a smaller --height, --width or --batch-size, --dtype float16 or --cpu-offload"
-            ) from error
+            raise UserError(f"out of memory: try {remedies}") from error
         raise
     if not hasattr(output, "images"):
         raise UserError(f"{type(pipe).__name__} makes no pictures")

@@ -1,4 +1,4 @@
-"""The arguments of a guided call: the pipeline's own guidance on, so that there are two predictions to act on."""
+"""The arguments of a guided call: the pipeline's own guidance on, for two predictions to act on, or off."""
 
 from __future__ import annotations
 
@@ -23,15 +23,7 @@ def switched_on(
     scale: that of the rule. warn: what the user should hear of arguments that do not count.
     UserError: the caller switches guidance off, or asks for what no rule can act on.
     """
-    parameters = inspect.signature(native.__call__).parameters
-    names = list(parameters)[1:]
-    if len(args) > len(names):
-        raise TypeError(f"{native.__name__} takes {len(names)} arguments, {len(args)} were given")
-    arguments = dict(zip(names, args)) | kwargs
-    for name in layout.unsupported:
-        if arguments.get(name) is not None and arguments[name] != parameters[name].default:
-            raise UserError(f"{name} adds a prediction of its own to each step, which no rule can act on: leave it out")
-
+    arguments = _by_name(native, layout, args, kwargs)
     own = arguments.get(layout.scale)
     if own is not None and own <= layout.off:
         raise UserError(
@@ -49,6 +41,57 @@ def switched_on(
     arguments.update(layout.also)
     if layout.negative is not None and not _has_negative(arguments):
         arguments["negative_prompt"] = _like_prompt(layout.negative, arguments)
+    return arguments
+
+
+def switched_off(
+    pipe: Any,
+    native: type[Any],
+    layout: Layout,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """The arguments of a call of `pipe`, of the class `native`, by name, with its guidance off.
+
+    A scale that is an input of the model, as in consistency models, is the caller's. warn, UserError: as `switched_on`.
+    """
+    arguments = _by_name(native, layout, args, kwargs)
+    configs = [getattr(getattr(pipe, name, None), "config", {}) for name in layout.denoisers]
+    if not layout.scale or any(config.get("time_cond_proj_dim") is not None for config in configs):
+        return arguments
+    for name in (layout.scale, *layout.other_scales):
+        given = arguments.get(name)
+        if given is not None and given > layout.off:
+            warn(f"{name}={given} is not used: the rule has no unconditional prediction to go by; put it around one")
+    given = [name for name in layout.other_scales if arguments.get(name) is not None]
+    return arguments | dict(layout.also) | dict.fromkeys([layout.scale, *given], layout.off)
+
+
+def chained_after_step(after_step: Callable[[Any], Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by which a pipeline calls `after_step` on its latents, in front of the user's own callback."""
+    users = arguments.get("callback_on_step_end")
+    wanted = list(arguments.get("callback_on_step_end_tensor_inputs") or getattr(users, "tensor_inputs", []))
+
+    def callback(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors["latents"] = after_step(tensors["latents"])
+        returned = users(pipe, index, timestep, tensors) if users else None
+        return {"latents": tensors["latents"]} | (returned or {})
+
+    tensors = list(dict.fromkeys([*wanted, "latents"]))
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": tensors}
+
+
+def _by_name(native: type[Any], layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name. UserError for what no rule can act on."""
+    parameters = inspect.signature(native.__call__).parameters
+    names = list(parameters)[1:]
+    if len(args) > len(names):
+        raise TypeError(f"{native.__name__} takes {len(names)} arguments, {len(args)} were given")
+    arguments = dict(zip(names, args)) | kwargs
+    for name in layout.unsupported:
+        if arguments.get(name) is not None and arguments[name] != parameters[name].default:
+            raise UserError(f"{name} adds a prediction of its own to each step, which no rule can act on: leave it out")
     return arguments
 
 

@@ -5,10 +5,13 @@ A class that is not in the table is looked up through its base classes; one with
 
 from __future__ import annotations
 
+from typing import Any
+
 from .errors import UserError
 from .layouts import Layout
 from .table_batched import BATCHED
-from .table_refused import REFUSED
+from .table_refused import DISTILLED, REFUSED
+from .table_single import SINGLE
 from .table_two_calls import TWO_CALLS
 
 GUIDERS = (
@@ -27,7 +30,7 @@ GUIDERS = (
 )
 """Pipelines whose guidance is an object among their components; `guiders_slot` puts a rule in its place."""
 
-TABLE: tuple[Layout, ...] = (*BATCHED, *TWO_CALLS, *GUIDERS, *REFUSED)
+TABLE: tuple[Layout, ...] = (*BATCHED, *TWO_CALLS, *GUIDERS, *SINGLE, *REFUSED)
 
 _BY_CLASS = {name: layout for layout in TABLE for name in layout.classes}
 
@@ -48,3 +51,9 @@ def layout_of(pipe: object) -> Layout:
     from .probe import unknown_layout  # it imports diffusers, which the table itself does without
 
     return unknown_layout(pipe)
+
+
+def check_rule(pipe: object, layout: Layout, rule: Any) -> None:
+    """UserError if the pipeline makes no unconditional prediction and the rule needs one."""
+    if layout.calls == "single" and not rule.acts_alone:
+        raise UserError(f"no guidance rule can act in {type(pipe).__name__}: {DISTILLED}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .layouts import Layout
 
+DISTILLED = "its guidance is distilled into the model: there is no unconditional prediction to act on"
 _PERTURBED = "it adds a third, perturbed prediction to each step; use the same pipeline without PAG"
-_DISTILLED = "its guidance is distilled into the model: there is no unconditional prediction to act on"
 _EDITS = "it adds a prediction to each step for every concept that it edits, each with a mask of its own"
 _GRADIENT = "it moves the latents along gradients through predictions of its own, between the guided ones"
 _SPREAD = "the predictions of one step are spread over several calls of the denoiser, in which others are mixed"
@@ -15,22 +15,12 @@ _ONNX = "its denoiser is an ONNX session, not a torch module"
 REFUSED: tuple[Layout, ...] = (
     Layout(
         (
-            "LatentConsistencyModelPipeline",
-            "LatentConsistencyModelImg2ImgPipeline",
-            "FluxControlPipeline",
-            "FluxControlImg2ImgPipeline",
-            "FluxControlInpaintPipeline",
-            "FluxControlNetImg2ImgPipeline",
-            "FluxControlNetInpaintPipeline",
-            "FluxFillPipeline",
-            "Flux2Pipeline",
-            "SanaSprintPipeline",
-            "SanaSprintImg2ImgPipeline",
             "DreamLiteMobilePipeline",
+            "Flux2KleinKVPipeline",
             "VisualClozePipeline",
             "VisualClozeGenerationPipeline",
         ),
-        refused=_DISTILLED,
+        refused=DISTILLED,
     ),
     Layout(
         (

@@ -99,8 +99,4 @@ TWO_CALLS: tuple[Layout, ...] = (
         refused="its denoiser takes and returns packed tokens of video, sound and action without a batch, of which the "
         "pipeline keeps masked copies",
     ),
-    Layout(
-        ("Flux2KleinKVPipeline",),
-        refused="its guidance is distilled into the model: there is no unconditional prediction to act on",
-    ),
 )

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from diffguide.guidance import Step
 
 from .answering import answer
-from .calls import Call, predictions_of, with_predictions
+from .calls import Call, fills_cache, predictions_of, with_predictions
 from .errors import UserError
+from .evaluating import evaluated
 from .regions import latents_in, region, watch_latents
 
 
@@ -40,6 +41,7 @@ class TwoCalls(Call):
     text: Any = None
     position: Any = None
     shape: Any = None
+    given: Any = None
     opened: bool = False
     second: bool = False
     alone: bool = False
@@ -54,9 +56,7 @@ class TwoCalls(Call):
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A conditional call opens a step; nothing to do before the second."""
-        # GLM-Image writes its reference images to a cache first; that prediction is thrown away.
-        caches = kwargs.get("kv_caches")
-        self.ignored = caches is not None and caches[0].mode == "write"
+        self.ignored = fills_cache(kwargs)
         if self.ignored:
             return
         text, position = kwargs.get("encoder_hidden_states"), getattr(self._scheduler, "step_index", None)
@@ -66,7 +66,10 @@ class TwoCalls(Call):
         self._close()
         self.opened, self.text, self.position = True, text, position
         self._forget(kwargs["hidden_states"].shape)
-        self.alone = not self.rule.needs_uncond(self._describe(kwargs, args))
+        self.given = module, args, kwargs
+        again = None if self.layout.streams else self._evaluate
+        step = self.next_step(kwargs, args, len(kwargs["hidden_states"]), again)
+        self.alone = not self.rule.needs_uncond(step)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After the first call hand out a copy of cond; after the second what makes the pipeline's result guided."""
@@ -127,12 +130,9 @@ class TwoCalls(Call):
         """How many times the pipeline's own formula adds cond - uncond to cond."""
         return self.pipe.guidance_scale + self.layout.offset - 1
 
-    def _describe(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> Step:
-        step = self.next_step(kwargs, args)
-        if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
-            # The pipeline itself has read these from the device; x0 would need a sigma per frame.
-            self.step = step = replace(step, sigma=None, denoised=None, noise=None)
-        return step
+    def _evaluate(self, latents: Tensor) -> Tensor:
+        """`Step.evaluate`."""
+        return evaluated(self, self.given[0], self.given[1:], latents, self.where[0])
 
     def _forget(self, shape: Any) -> None:
         """What a rule remembers lasts for one section of a video; at another size, what has no size. A guider lasts."""
@@ -171,6 +171,7 @@ class TwoCalls(Call):
 
     def abandon(self) -> None:
         """Give module and pipeline their own methods back."""
+        super().abandon()
         self._give_back()
         if self.stop_watching is not None:
             self.stop_watching()

@@ -14,6 +14,7 @@ import families_unet_video
 import families_video
 from tiny import FAMILIES
 from tiny_family import Family, seeded
+from tiny_single import SINGLE
 from tiny_variants import VARIANTS
 from tiny_variants_video import VIDEO_VARIANTS
 
@@ -43,4 +44,4 @@ def classes_run() -> set[str]:
     """The names of the classes of all tiny pipelines, including those with a place for a guider."""
     slots = vars(importlib.import_module("tiny_slots"))
     own = {name for name in slots if name.endswith("Pipeline")}
-    return own | {type(seeded(family.make)).__name__ for family in all_families()}
+    return own | {type(seeded(family.make)).__name__ for family in (*all_families(), *SINGLE)}

@@ -158,7 +158,7 @@ def test_overwrite_replaces(here):
 
 
 def test_an_interruption_keeps_what_is_finished(here, capsys, monkeypatch):
-    original, calls = sampling._call, []
+    original, calls = sampling.call_pipeline, []
 
     def interrupted(pipe, arguments):
         calls.append(1)
@@ -166,7 +166,7 @@ def test_an_interruption_keeps_what_is_finished(here, capsys, monkeypatch):
             raise KeyboardInterrupt
         return original(pipe, arguments)
 
-    monkeypatch.setattr(sampling, "_call", interrupted)
+    monkeypatch.setattr(sampling, "call_pipeline", interrupted)
     assert generate("red apple", "--seeds", "0-4", "-o", "out") == 130
     assert capsys.readouterr().err == "diffguide: interrupted, 2 of 5 pictures are finished\n"
     assert sorted(os.listdir("out")) == ["red-apple-0.png", "red-apple-1.png"]

@@ -6,7 +6,8 @@ from diffguide.eval.cli import main
 from diffguide.guidance import AdaptiveProjectedGuidance
 from diffguide.pipelines.embedded import EMBEDDED
 from diffguide.pipelines.listing import SECTIONS
-from diffguide.pipelines.rules import RULES
+from diffguide.pipelines.rewards import REWARDS
+from diffguide.pipelines.rules import MODIFIERS, RULES
 from diffguide.pipelines.schedulers import SCHEDULERS
 from diffguide.pipelines.table import TABLE
 
@@ -19,7 +20,7 @@ def listed(capsys, *args):
 def test_all_sections_are_listed(capsys, embedded):
     records = listed(capsys)
     assert list(records) == list(SECTIONS)
-    assert [row["name"] for row in records["rules"]] == [*RULES, "native"]
+    assert [row["name"] for row in records["rules"]] == [*RULES, *MODIFIERS, "native"]
     assert [row["name"] for row in records["models"]] == list(EMBEDDED)
     assert [row["name"] for row in records["schedulers"]] == list(SCHEDULERS)
     assert [row["class_name"] for row in records["pipelines"]] == [name for row in TABLE for name in row.classes]
@@ -46,9 +47,10 @@ def test_the_text_names_everything(capsys, section):
     assert main(["list", *section]) == 0
     out = capsys.readouterr().out
     names = {
-        "rules": list(RULES),
+        "rules": [*RULES, *MODIFIERS],
         "models": list(EMBEDDED),
         "schedulers": list(SCHEDULERS),
+        "rewards": list(REWARDS),
         "pipelines": [name for layout in TABLE for name in layout.classes],
     }
     for name in [name for key in section or names for name in names[key]]:

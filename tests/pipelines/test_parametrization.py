@@ -122,7 +122,7 @@ def test_forward_process_of_schedulers_without_sigmas(name: str, prediction: str
     scheduler = DIFFUSION[name](prediction)
     for step, z, output, _ in evaluations(scheduler):
         denoised, noise = worked_out(step.denoised, z, output), worked_out(step.noise, z, output)
-        t = step.timestep.long().reshape(1)
+        t = torch.tensor([int(step.timestep)])
         assert_same(scheduler.add_noise(denoised, noise, t), z)
         if prediction == "v_prediction" and hasattr(scheduler, "get_velocity"):
             assert_same(scheduler.get_velocity(denoised, noise, t), output)

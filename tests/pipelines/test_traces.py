@@ -106,7 +106,7 @@ def test_overwrite_replaces(here):
 
 
 def test_an_interruption_keeps_the_traces_of_what_is_finished(here, monkeypatch):
-    original, calls = sampling._call, []
+    original, calls = sampling.call_pipeline, []
 
     def interrupted(pipe, arguments):
         calls.append(1)
@@ -114,6 +114,6 @@ def test_an_interruption_keeps_the_traces_of_what_is_finished(here, monkeypatch)
             raise KeyboardInterrupt
         return original(pipe, arguments)
 
-    monkeypatch.setattr(sampling, "_call", interrupted)
+    monkeypatch.setattr(sampling, "call_pipeline", interrupted)
     assert generate("red apple", "--seeds", "0-4", "-o", "out", "--trace", "trace.json") == 130
     assert [one["seed"] for one in pictures()] == [0, 1]
