@@ -64,7 +64,7 @@ def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool
         if "features" in metric.needs and side is not None and side.images is None:
             raise UserError(f"{name} needs the images of the reference; {side.label} holds statistics alone")
         if "reward" in metric.needs and not reward:
-            raise UserError("reward needs a reward: --reward CLIP_ID_OR_FOLDER, or a callable in Python")
+            raise UserError("reward needs a reward: --reward NAME, or a callable in Python")
         if "baseline" in metric.needs and not baseline:
             raise UserError("ssim needs images to compare with: --baseline IMAGES")
 

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib.metadata import version
 
-from diffguide.pipelines import calibrate, generate, listing
+from diffguide.pipelines import calibrate, generate, listing, rank
 from diffguide.pipelines.arguments import Parser
 from diffguide.pipelines.errors import UserError, one_line
 
@@ -21,7 +21,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"diffguide {version('diffguide')}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     listed.add_sections()
-    for command in (generate, calibrate, compare, evaluate, stats, report, listing):
+    for command in (generate, rank, calibrate, compare, evaluate, stats, report, listing):
         command.add_parser(commands)
     return parser
 

@@ -68,7 +68,7 @@ def make_plan(
         raise no_reference(reference)
     check_networks(options.get("extractor"), options.get("inception"), options.get("resize"))
     if "reward" in metrics and not options.get("reward"):
-        raise UserError("reward needs a reward: --reward CLIP_ID_OR_FOLDER")
+        raise UserError("reward needs a reward: --reward NAME")
     if prompts is None:
         if prompt_file is None and row is None:
             raise UserError("give the prompts with --prompt-file: only embedded models have some of their own")

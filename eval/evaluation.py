@@ -19,7 +19,6 @@ from .metric_functions import Context, Measured, Reference
 from .metrics import METRICS, check_metrics
 from .networks import Networks
 from .passes import BATCH_SIZE, Pass, progress_bar, run_pass
-from .rewards import ClipReward
 from .sources import open_images
 
 PIXELS = ["saturation", "contrast", "clipping"]
@@ -109,12 +108,12 @@ def evaluate_images(
         for name in metrics:
             if METRICS[name].kind == "distance":
                 check_fits(side, extractors[networks.of(name)])
-    seen_by = networks.load(single)
+    seen_by: dict[str, Any] = {**networks.load(single)}
     context = Context(
         prompts=prompts,
         baseline=None if baseline is None else _all_pixels(open_images(baseline, **options)),
         clip=seen_by[networks.of("clip_score")] if "clip_score" in single else None,
-        reward=ClipReward(seen_by[networks.of("reward")]) if networks.reward and "reward" in single else reward,
+        reward=seen_by[networks.of("reward")] if networks.reward and "reward" in single else reward,
     )
     keep = [networks.of(name) for name in metrics if METRICS[name].kind == "set" or "features" in METRICS[name].needs]
     with progress_bar(source.count, "images") as bar:

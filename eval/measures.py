@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError
 
@@ -33,7 +33,7 @@ def networks_of(plan: Plan, device: str | None = None) -> Networks:
     return Networks(**{name: getattr(plan, name) for name in NETWORKS}, device=device)
 
 
-def load_networks(plan: Plan, device: str) -> tuple[dict[str, FeatureExtractor], dict[str, FeatureExtractor]]:
+def load_networks(plan: Plan, device: str) -> tuple[dict[str, FeatureExtractor], dict[str, Any]]:
     """The networks whose features are kept, by name, and those of the metrics in SEEN, by metric."""
     networks = networks_of(plan, device)
     seen = {name: networks.load_one(networks.of(name)) for name in SEEN if name in plan.metrics}
@@ -54,18 +54,14 @@ def measure_reference(plan: Plan, extractors: dict[str, FeatureExtractor], devic
 def make_measures(
     metrics: Sequence[str],
     extractors: Mapping[str, FeatureExtractor] | None = None,
-    seen: Mapping[str, FeatureExtractor] | None = None,
+    seen: Mapping[str, Any] | None = None,
 ) -> dict[str, Measure]:
     """The measures that `metrics` need, for `grid.run_plan`; what needs a baseline comes later, from the images' files.
 
     extractors: of the features that are kept, by the names of their networks. seen: see `load_networks`.
     """
     seen = seen or {}
-    context = Context(clip=seen.get("clip_score"))
-    if "reward" in seen:
-        from .rewards import ClipReward
-
-        context = replace(context, reward=ClipReward(seen["reward"]))
+    context = Context(clip=seen.get("clip_score"), reward=seen.get("reward"))
     single = [name for name in metrics if METRICS[name].kind == "image" and "baseline" not in METRICS[name].needs]
     measures = {name: _of_image(name, context) for name in single}
     for network, extractor in (extractors or {}).items():

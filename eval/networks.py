@@ -53,8 +53,8 @@ class Networks:
     """Which networks metrics use.
 
     extractor: what stands in for Inception in KID, precision and recall. resize: see `resize.RESIZES`. inception: a
-    checkpoint. clip, dinov2: hub id or folder for the metrics of these networks; reward: of the CLIP model whose
-    cosine is the reward. device, dtype: see `features.load_extractor`. None: each one's own.
+    checkpoint. clip, dinov2: hub id or folder for the metrics of these networks; reward: a name as
+    `pipelines.load_reward` takes it. device, dtype: see `features.load_extractor`. None: each one's own.
     """
 
     extractor: str | None = None
@@ -72,7 +72,7 @@ class Networks:
         if row.any_extractor and self.extractor:
             return self.extractor
         if metric == "reward":
-            return f"clip:{self.reward}" if self.reward else ""
+            return f"reward:{self.reward}" if self.reward else ""
         chosen = {"clip": self.clip, "dinov2": self.dinov2}.get(row.extractor)
         return f"{row.extractor}:{chosen}" if chosen else row.extractor
 
@@ -82,9 +82,14 @@ class Networks:
         return {network: self.load_one(network) for network in wanted}
 
     def load_one(self, network: str) -> Any:
-        """One extractor."""
+        """One extractor, or the reward, which stands beside them under a name of the same form."""
         from .features import load_extractor
 
+        kind, _, name = network.partition(":")
+        if kind == "reward":
+            from .rewards import NamedReward
+
+            return NamedReward(name, self.device, self.dtype)
         inception = network == "inception"
         weights, resize = (self.inception, self.resize) if inception else (None, None)
         return load_extractor(network, weights, self.device, self.dtype, resize=resize)

@@ -9,6 +9,7 @@ from typing import Any
 from diffguide.pipelines.arguments import argument, check_count
 from diffguide.pipelines.devices import check_device, check_dtype
 from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.rewards import check_reward
 
 from .networks import NETWORKS, Networks, check_extractor
 
@@ -26,7 +27,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def add_reward_option(parser: argparse.ArgumentParser) -> None:
     """What the metric `reward` is."""
-    parser.add_argument("--reward", metavar="CLIP", help="for reward: a CLIP model (hub id, folder), its cosine")
+    parser.add_argument(
+        "--reward",
+        type=argument(check_reward),
+        metavar="REWARD",
+        help="for reward: a name of `list rewards`, a CLIP model, module:function",
+    )
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

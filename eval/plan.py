@@ -16,7 +16,8 @@ from typing import Any
 
 from diffguide.pipelines.arguments import MAX_SEED
 from diffguide.pipelines.errors import UserError
-from diffguide.pipelines.rules import NATIVE, split_guidance
+from diffguide.pipelines.rule_names import NATIVE
+from diffguide.pipelines.spelling import tidy_guidance
 
 KEEP = ("png", "webp", "none")
 NETWORKS = ("extractor", "resize", "inception", "clip", "dinov2", "reward")
@@ -172,10 +173,7 @@ def grid(
 
     UserError for an unknown rule, or a rule that is given twice.
     """
-    names = []
-    for guidance in guidances:
-        name, options = split_guidance(guidance)
-        names.append(":".join(filter(None, [name, ",".join(f"{key}={value}" for key, value in options.items())])))
+    names = [tidy_guidance(guidance) for guidance in guidances]
     return tuple(
         Cell(guidance, float(scale), count, scheduler)
         for guidance, scheduler, count, scale in product(names, schedulers, steps, scales)

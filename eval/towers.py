@@ -21,7 +21,7 @@ from .features import Extractor, hash_weights
 DINOV2 = "facebook/dinov2-large"  # ViT-L/14, as EDM2 and dgm-eval
 EMOJI_CLIP = "emoji-clip"
 _DINO_SIDE = 224
-# In [0, 255]. ImageNet's for DINOv2; CLIP's own; what emoji-clip was trained with.
+# In [0, 255]. ImageNet's for DINOv2; CLIP's own; what the embedded ones were trained with.
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _CLIP = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
 _EMOJI = (127.5,) * 3, (127.5,) * 3
@@ -90,13 +90,14 @@ def load_dinov2(
 def load_clip(
     weights: str | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ClipExtractor:
-    """A CLIP model: the embedded emoji-clip, a hub id or a folder. UserError: it is not there or is another model."""
+    """A CLIP model: an embedded one (default emoji-clip), a hub id, a folder. UserError: not there, or another."""
     from transformers import CLIPModel, CLIPTokenizer
 
     name = weights or EMOJI_CLIP
-    source = str(embedded.MODELS / EMOJI_CLIP) if name == EMOJI_CLIP else name
+    own = name in embedded.EMBEDDED and embedded.EMBEDDED[name].class_name == "CLIPModel"
+    source = str(embedded.MODELS / name) if own else name
     model, tokenizer = _load(CLIPModel, source, name), _load(CLIPTokenizer, source, name)
-    mean, std = _EMOJI if name == EMOJI_CLIP else _normalisation(source)
+    mean, std = _EMOJI if own else _normalisation(source)
     return ClipExtractor(
         model,
         tokenizer,

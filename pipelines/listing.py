@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from .embedded import EMBEDDED
-from .rules import NATIVE, RULES, rule_options
+from .rewards import ALIASES, REWARDS
+from .rules import MODIFIERS, NATIVE, RULES, rule_options
 from .schedulers import SCHEDULERS
 
 
@@ -42,15 +43,19 @@ def add_section(name: str, rows: Callable[[], list[dict[str, Any]]], line: Calla
 
 
 def rules() -> list[dict[str, Any]]:
-    """All rules: name, class, paper, summary, scale and the defaults of their options. Imports torch."""
+    """All rules and what goes around them: name, class, paper, summary, the defaults of their options. Imports torch.
+
+    modifier: whether it is written after a rule and a plus; alone: whether it also does without one.
+    """
     rows = []
-    for name, rule in RULES.items():
+    for name, rule in (RULES | MODIFIERS).items():
         options = rule_options(name).values()
         defaults = {o.name: None if o.default is inspect.Parameter.empty else o.default for o in options}
         required = [o.name for o in options if o.default is inspect.Parameter.empty]
-        rows.append({"name": name, **asdict(rule), "options": defaults, "required": required})
-    native = {"class_name": "", "paper": "", "summary": "the pipeline's own guidance, untouched"}
-    return [*rows, {"name": NATIVE[0], **native, "options": {}, "required": []}]
+        row = {"name": name, **asdict(rule), "options": defaults, "required": required}
+        rows.append(row | {"modifier": name in MODIFIERS})
+    native = {"class_name": "", "paper": "", "summary": "the pipeline's own guidance, untouched", "alone": True}
+    return [*rows, {"name": NATIVE[0], **native, "options": {}, "required": [], "modifier": False}]
 
 
 def models() -> list[dict[str, Any]]:
@@ -68,6 +73,12 @@ def models() -> list[dict[str, Any]]:
 def schedulers() -> list[dict[str, Any]]:
     """The names of schedulers: class, what is set in its configuration, the models it samples."""
     return [{"name": name, **asdict(row)} for name, row in SCHEDULERS.items()]
+
+
+def rewards() -> list[dict[str, Any]]:
+    """The rewards: name, aliases, what each is, where its weights come from and what it needs."""
+    aliases = {name: [alias for alias, its in ALIASES.items() if its == name] for name in REWARDS}
+    return [{"name": name, "aliases": aliases[name], **asdict(row)} for name, row in REWARDS.items()]
 
 
 def pipelines() -> list[dict[str, Any]]:
@@ -91,6 +102,7 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "rules": rules,
     "models": models,
     "schedulers": schedulers,
+    "rewards": rewards,
     "pipelines": pipelines,
 }
 
@@ -98,7 +110,8 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 def _rule_line(row: dict[str, Any]) -> str:
     options = [f"{key}={str(value).lower() if value is None else value}" for key, value in row["options"].items()]
     details = [f"arXiv {row['paper']}"] * bool(row["paper"]) + [", ".join(options)] * bool(options)
-    return "\n".join([f"  {row['name']:<18}{row['summary']}", *(f"  {'':<18}{detail}" for detail in details)])
+    name = "+" * row["modifier"] + row["name"]
+    return "\n".join([f"  {name:<18}{row['summary']}", *(f"  {'':<18}{detail}" for detail in details)])
 
 
 def _model_line(row: dict[str, Any]) -> str:
@@ -110,6 +123,17 @@ def _scheduler_line(row: dict[str, Any]) -> str:
     return f"  {row['name']:<18}{row['class_name']} ({kinds})"
 
 
+def _reward_line(row: dict[str, Any]) -> str:
+    traits = [
+        "prompts" if row["needs_prompts"] else "no prompts",
+        "gradient" if row["differentiable"] else "no gradient",
+    ]
+    source = f"weights: {row['weights']}" + f"; pip install {row['install']}" * bool(row["install"])
+    paper = f"; arXiv {row['paper']}" * bool(row["paper"])
+    also = f" (also: {', '.join(row['aliases'])})" * bool(row["aliases"])
+    return f"  {row['name']:<18}{row['description']}{also}\n  {'':<18}{', '.join(traits)}; {source}{paper}"
+
+
 def _pipeline_line(row: dict[str, Any]) -> str:
     details = f"refused: {row['refused']}" if row["refused"] else row["layout"]
     return f"  {row['class_name']:<48}{details}{'' if row['tested'] or row['refused'] else ' (by family)'}"
@@ -119,5 +143,6 @@ _LINES: dict[str, Callable[[dict[str, Any]], str]] = {
     "rules": _rule_line,
     "models": _model_line,
     "schedulers": _scheduler_line,
+    "rewards": _reward_line,
     "pipelines": _pipeline_line,
 }
