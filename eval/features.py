@@ -49,6 +49,7 @@ class Extractor:
         weights_hash: see `hash_weights`.
         classifier: (classes, dim), from features to logits without their bias; None: the network has none.
         device, dtype: where the network runs, and its dtype.
+        reentrant: several threads may run the network at the same time.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Extractor:
         classifier: Tensor | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        reentrant: bool = False,
     ):
         self.name, self.dim, self.side, self.weights_hash = name, dim, side, weights_hash
         self.resize, self._resize = resize
         self.device, self.dtype = torch.device(device), dtype
+        self.concurrent = reentrant and self.device.type == "cpu"
         self.network = network.eval().requires_grad_(False).to(self.device, dtype)
         self.network = self.network.to(memory_format=torch.channels_last)
         self.classifier = classifier

@@ -31,6 +31,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names)
 
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in pieces of at most `size` images."""
+        return [
+            Batch(self.images[i : i + size], self.names[i : i + size], self.captions[i : i + size])
+            for i in range(0, len(self), size)
+        ]
+
     def groups(self) -> list[Tensor]:
         """The images as (N, 3, H, W), neighbours of one size together."""
         if isinstance(self.images, Tensor):

@@ -73,6 +73,7 @@ def load_inception(
         classifier=_classifier(state),
         device=device,
         dtype=dtype,
+        reentrant=True,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from .images import Batch, Images
 from .metric_functions import Context
 from .metrics import METRICS
 from .statistics import Moments
+from .workers import PART, side_by_side
 
 BATCH_SIZE = 32
 
@@ -63,10 +66,9 @@ def run_pass(
     kept: dict[str, list[Tensor]] = {name: [] for name in extractors if keep is True or (keep and name in keep)}
     values: dict[str, list[Tensor]] = {name: [] for name in metrics}
     result = Pass(moments={name: Moments() for name in extractors})
-    for batch in images.batches(batch_size):
-        groups = batch.groups()
+    for batch, found in _embedded(images.batches(batch_size), extractors):
         for name, extractor in extractors.items():
-            features = _features(extractor, groups)
+            features = found[name]
             if not features.isfinite().all():
                 row = int((~features.isfinite()).any(1).nonzero()[0])
                 raise UserError(f"{extractor.name} gave features that are not finite for {batch.names[row]!r}")
@@ -74,7 +76,7 @@ def run_pass(
             if name in kept:
                 kept[name].append(features.cpu())
         if metrics:
-            _measure(batch, groups, metrics, context, result.n, values)
+            _measure(batch, metrics, context, result.n, values)
         result.n += len(batch)
         if progress:
             progress(len(batch))
@@ -86,6 +88,32 @@ def run_pass(
     return result
 
 
+def _embedded(
+    batches: Iterator[Batch], extractors: Mapping[str, FeatureExtractor]
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """Each batch with the features of every network; some batches are read ahead where networks run side by side."""
+    shared = {name: e for name, e in extractors.items() if isinstance(e, Extractor) and e.concurrent}
+    ahead: deque[Batch] = deque()
+
+    def parts() -> Iterator[list[Batch]]:
+        for batch in batches:
+            ahead.append(batch)
+            yield batch.parts(PART) if shared else []
+
+    def embed(part: Batch) -> dict[str, Tensor]:
+        groups = part.groups()
+        return {name: _features(extractor, groups) for name, extractor in shared.items()}
+
+    threads = torch.get_num_threads() if shared else 1
+    with closing(side_by_side(embed, parts(), threads)) as results:
+        for done in results:
+            batch = ahead.popleft()
+            found = {name: torch.cat([part[name] for part in done]) for name in shared}
+            groups = batch.groups() if len(shared) < len(extractors) else []
+            found |= {name: _features(e, groups) for name, e in extractors.items() if name not in shared}
+            yield batch, found
+
+
 def _features(extractor: FeatureExtractor, groups: list[Tensor]) -> Tensor:
     if isinstance(extractor, Extractor) and len(groups) > 1:  # images of several sizes are one batch once resized
         return extractor.embed(torch.cat([extractor.prepare(group) for group in groups]))
@@ -94,7 +122,6 @@ def _features(extractor: FeatureExtractor, groups: list[Tensor]) -> Tensor:
 
 def _measure(
     batch: Batch,
-    groups: list[Tensor],
     metrics: Sequence[str],
     context: Context,
     start: int,
@@ -107,7 +134,7 @@ def _measure(
         offset = 0
     else:
         offset = start
-    for group in groups:
+    for group in batch.groups():
         size = len(group)
         part = replace(
             context,
