@@ -12,6 +12,7 @@ whose name is unique. Also prints the mean HSV saturation of the pictures and of
 
 import argparse
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def main() -> None:
     rows = torch.tensor(unique)[order[: args.captions]]
     reference = saturation(emoji.images[rows])
     print(f"{args.model}, {len(rows)} captions, training saturation {reference:.3f}")
-    if args.model == "emoji-clip":
-        print(f"own image nearest of {len(unique)}: {retrieval(emoji, rows, unique):.1%}")
+    if args.model in ("emoji-clip", "emoji-judge"):
+        print(f"own image nearest of {len(unique)}: {retrieval(args.model, emoji, rows, unique):.1%}")
         return
     if args.model == "emoji-vae":
         settings = {"encoded and decoded": reconstruct(emoji.images[rows])}
@@ -73,11 +74,13 @@ def main() -> None:
 def generate(pipe, scale: float, rows: torch.Tensor, emoji: Emoji, args: argparse.Namespace) -> torch.Tensor:
     """(N, 3, 64, 64) uint8, image k from the noise of its own row."""
     images = []
-    with guide(pipe, ClassifierFreeGuidance(scale)):
+    distilled = "LatentConsistency" in type(pipe).__name__  # the scale is an input of the model
+    with nullcontext() if distilled else guide(pipe, ClassifierFreeGuidance(scale)):
         for chunk in rows.split(args.batch_size):
             noise = [torch.Generator().manual_seed(args.seed * 100_000 + int(row)) for row in chunk]
             prompts = [emoji.names[row] for row in chunk]
-            images += pipe(prompts, num_inference_steps=args.steps, generator=noise).images
+            own = {"guidance_scale": scale} if distilled else {}
+            images += pipe(prompts, num_inference_steps=args.steps, generator=noise, **own).images
     return torch.stack([pil_to_tensor(image.convert("RGB")) for image in images])
 
 
@@ -90,10 +93,10 @@ def reconstruct(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def retrieval(emoji: Emoji, rows: torch.Tensor, among: list[int]) -> float:
-    """Share of the captions whose own image is the nearest one in emoji-clip."""
-    model = CLIPModel.from_pretrained(MODELS / "emoji-clip").float()
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "emoji-clip")
+def retrieval(name: str, emoji: Emoji, rows: torch.Tensor, among: list[int]) -> float:
+    """Share of the captions whose own image is the nearest one in a CLIP model."""
+    model = CLIPModel.from_pretrained(MODELS / name).float()
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / name)
     tokens = tokenizer([emoji.names[row] for row in rows], padding=True, return_tensors="pt").input_ids
     text = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
     chunks = to_model(emoji.images[among]).split(100)

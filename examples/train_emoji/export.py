@@ -30,16 +30,17 @@ FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=1.0)
 def main() -> None:
     """Export whichever parts are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("vae", "clip", "sd", "flow"):
+    for part in ("vae", "clip", "judge", "sd", "flow"):
         parser.add_argument(f"--{part}", type=Path, help=f"output folder of the training of the {part} part")
     parser.add_argument("--to", type=Path, required=True, help="the models folder of the package")
     args = parser.parse_args()
 
     if args.vae:
         AutoencoderTiny.from_pretrained(args.vae / "vae").to(torch.float16).save_pretrained(args.to / "emoji-vae")
-    if args.clip:
-        CLIPModel.from_pretrained(args.clip / "clip").to(torch.float16).save_pretrained(args.to / "emoji-clip")
-        CLIPTokenizer.from_pretrained(args.clip / "tokenizer").save_pretrained(args.to / "emoji-clip")
+    for source, name in ((args.clip, "emoji-clip"), (args.judge, "emoji-judge")):
+        if source:
+            CLIPModel.from_pretrained(source / "clip").to(torch.float16).save_pretrained(args.to / name)
+            CLIPTokenizer.from_pretrained(source / "tokenizer").save_pretrained(args.to / name)
     if args.sd:
         unet = UNet2DConditionModel.from_pretrained(args.sd / "unet").to(torch.float16)
         unet.save_pretrained(args.to / "emoji-sd" / "unet")

@@ -2,7 +2,7 @@
 
     accelerate launch examples/train_emoji/train_clip.py --data package --output runs/clip
     accelerate launch examples/train_emoji/train_clip.py --data package --output runs/judge \
-        --seed 1 --width 160 --vision-width 128 --augmentation 2
+        --seed 1 --width 160 --vision-width 128 --augmentation 2 --steps 1200
 
 The second is `emoji-judge`: another network, seed and augmentation, which no training here optimises, to judge by.
 

@@ -6,7 +6,7 @@
 
 Every arm draws the same prompts from the same noise, in `--steps` evaluations. The reward is emoji-clip's cosine; the
 judge, emoji-judge, is optimised by no arm. Intervals are paired bootstrap ones, of the difference to plain emoji-lcm.
-Writes evidence.json, evidence.md and a contact sheet.
+Writes evidence.json, evidence.md, and of each arm a sheet and its images, which a later run with more arms reuses.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 from data import encode
 from export import student_pipeline
 from measure import Measure, table
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
@@ -39,19 +40,28 @@ def main() -> None:
     measure = Measure(load_reward(REWARD), load_reward(JUDGE), args.extractor, REFERENCE, prompts)
     results, seconds = {}, {}
     for name, arm in arms(args).items():
-        began = time.perf_counter()
-        chunks = range(0, len(prompts), args.batch_size)
-        images = torch.cat(
-            [arm(prompts[i : i + args.batch_size], seeds[i : i + args.batch_size]).cpu().float() for i in chunks]
-        )
-        seconds[name] = (time.perf_counter() - began) / len(images)
+        file = args.output / f"{name.replace(' ', '-')}-{args.steps}-{args.guidance_scale:g}-{args.seed}.safetensors"
+        images, seconds[name] = sampled(arm, prompts, seeds, args.batch_size, file)
         results[name] = measure(images)
-        to_pil_image(make_grid(images[:16], 8, padding=0)).save(args.output / f"{name.replace(' ', '-')}.png")
+        to_pil_image(make_grid(images[:16], 8, padding=0)).save(file.with_suffix(".png"))
         rows = table(results, seconds)
         (args.output / "evidence.md").write_text(rows.markdown)
         record = {"arguments": {key: str(value) for key, value in vars(args).items()}, "arms": rows.values}
         (args.output / "evidence.json").write_text(json.dumps(record, indent=1))
         print(rows.markdown.splitlines()[-1], flush=True)
+
+
+def sampled(arm: Arm, prompts: list[str], seeds: list[int], size: int, file: Path) -> tuple[Tensor, float]:
+    """The images of an arm, as 8 bits hold them, and seconds an image; from `file` where an earlier run left them."""
+    if file.exists() and len(load_file(file)["images"]) == len(prompts):
+        kept = load_file(file)
+        return kept["images"].float() / 255, float(kept["seconds"])
+    began, parts = time.perf_counter(), []
+    for i in range(0, len(prompts), size):
+        parts.append(arm(prompts[i : i + size], seeds[i : i + size]).cpu().mul(255).round().clamp(0, 255).byte())
+    seconds = (time.perf_counter() - began) / len(prompts)
+    save_file({"images": torch.cat(parts), "seconds": torch.tensor(seconds)}, file)
+    return torch.cat(parts).float() / 255, seconds
 
 
 def plan(count: int, seed: int) -> tuple[list[str], list[int]]:
@@ -84,8 +94,8 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
     """What is compared, plain emoji-lcm first."""
     pipe = load_pipeline(MODEL, progress_bar=False)
     reward = load_reward(REWARD)
-    sampled = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
-    call = sampled | {"output_type": "pt"}
+    settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
+    call = settings | {"output_type": "pt"}
 
     def plain(of) -> Arm:
         def arm(prompts: list[str], seeds: list[int]) -> Tensor:
@@ -104,7 +114,7 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
     def best(n: int) -> Arm:
         def one(prompt: str, seed: int) -> Tensor:
             tries = [seed + 500_000 * i for i in range(n)]
-            return pil_to_tensor(best_of_n(pipe, reward, prompt, n, tries, batch_size=n, **sampled).image) / 255
+            return pil_to_tensor(best_of_n(pipe, reward, prompt, n, tries, batch_size=n, **settings).image) / 255
 
         return lambda prompts, seeds: torch.stack([one(*pair) for pair in zip(prompts, seeds)])
 

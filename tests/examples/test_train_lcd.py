@@ -181,6 +181,20 @@ def test_what_is_saved_is_the_moving_average_and_loads_as_a_pipeline(trainer, tr
         student.load(tmp_path / "nothing")
 
 
+def test_a_compressed_update_is_the_best_one_of_its_rank(trainer):
+    down, up = torch.randn(8, 12, 3, 3), torch.randn(20, 8, 1, 1)
+    whole = up.flatten(1) @ down.flatten(1)
+    for energy in (1.1, 0.7):
+        small = trainer("export").compressed({"x.lora_A.weight": down, "x.lora_B.weight": up}, energy)
+        a, b = (small[f"x.lora_{part}.weight"].float() for part in "AB")
+        rank = len(a)
+        assert (rank == 8) == (energy > 1)
+        assert (a.shape, b.shape) == ((rank, 12, 3, 3), (20, rank, 1, 1))
+        u, s, v = torch.linalg.svd(whole, full_matrices=False)
+        best = (u[:, :rank] * s[:rank]) @ v[:rank]
+        torch.testing.assert_close(b.flatten(1) @ a.flatten(1), best, rtol=0.01, atol=0.02)
+
+
 def test_what_each_objective_minimises(train, tmp_path):
     base = ("--student", tmp_path / "lcm", "--reward", "clip")
     assert "reward" not in train(tmp_path / "lcm")[0]
