@@ -18,7 +18,7 @@ def trainer(monkeypatch):
 
 
 def test_arms_draw_the_same_prompts_from_the_same_noise(trainer, trained, tmp_path):
-    options = {"steps": 1, "guidance_scale": 4.0, "best_of": [1, 2], "strengths": [0.0, 0.3], "bounds": [0.02]}
+    options = {"steps": 2, "guidance_scale": 4.0, "best_of": [1, 2], "strengths": [0.0, 0.3], "bounds": [0.02]}
     args = argparse.Namespace(**options, latent_rewards=[], students=[])
     evidence = trainer("evidence")
     prompts, seeds = evidence.plan(2, 0)
