@@ -21,8 +21,9 @@ from diffguide.pipelines.arguments import argument, check_count, check_scale, ch
 from diffguide.pipelines.arguments import check_text as checked_text
 from diffguide.pipelines.devices import check_dtype
 from diffguide.pipelines.request import DEFAULT_MODEL
-from diffguide.pipelines.rules import RULES, split_guidance
+from diffguide.pipelines.rule_names import MODIFIERS, RULES
 from diffguide.pipelines.schedulers import check_scheduler
+from diffguide.pipelines.spelling import check_guidance
 
 from .columns import CHOICES, check_column
 from .comparison import compare, make_plan
@@ -46,9 +47,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run, parser=parser)
     add = parser.add_argument
-    rules = ", ".join([*RULES, "native"])
-    rule, name = argument(_checked_rule), argument(check_scheduler)
-    add("--guidance", nargs="+", required=True, type=rule, metavar="RULE[:OPTION=VALUE,...]", help=rules)
+    rules = f"{', '.join([*RULES, 'native'])}; with what goes around them after a plus: {', '.join(MODIFIERS)}"
+    rule, name = argument(check_guidance), argument(check_scheduler)
+    add("--guidance", nargs="+", required=True, type=rule, metavar="RULE[:OPTION=VALUE,...][+...]", help=rules)
     add("--guidance-scale", nargs="+", type=argument(check_scale), metavar="W", help="default: the model's own")
     add("--num-inference-steps", "--steps", dest="steps", nargs="+", type=argument(check_steps), metavar="N")
     add("--scheduler", nargs="+", type=name, metavar="NAME", help="see `diffguide list schedulers`")
@@ -90,11 +91,6 @@ def run(args: argparse.Namespace) -> int:
     print(summary(results, {cell: median(times) for cell, times in timing.items() if times}))
     print(folder / "report.html")
     return 0
-
-
-def _checked_rule(spec: str) -> str:
-    split_guidance(spec)
-    return spec
 
 
 if __name__ == "__main__":

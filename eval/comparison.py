@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from diffguide.pipelines.loading import model_kind
 from diffguide.pipelines.request import DEFAULT_MODEL, read_prompts
 
 from .columns import COLUMNS, check_column
+from .contents import plan_contents
 from .files import locked
 from .grid import check_folder, clear_folder, run_plan
 from .measures import distances
 from .options import check_networks
-from .plan import Plan, grid, shuffled
+from .plan import Plan, grid
 from .processes import Processes
-from .references import REFERENCES, no_reference, reference_captions
+from .prompts import EMOJI, emoji_prompts
+from .references import REFERENCES, no_reference
 
-EMOJI = "emoji"
-"""The reference set of the embedded models."""
 SCALE, STEPS = 7.5, 25
 """Of models that are not embedded: diffusers' default scale."""
 
@@ -49,7 +50,8 @@ def make_plan(
         guidance_scale, steps, scheduler: every rule is sampled at all of them; None: the model's own.
         model: embedded name, diffusers folder, .safetensors file or hub id.
         num_images: of each cell.
-        prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models.
+        prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models. A
+            list is kept in the folder of the run, one prompt a line.
         reference: images, a statistics file or an embedded set; None: "emoji" for embedded models.
         metrics: of `columns.CHOICES`; None: fid where there is a reference, and what shows burning.
         options: further fields of `plan.Plan`.
@@ -69,10 +71,12 @@ def make_plan(
     check_networks(options.get("extractor"), options.get("inception"), options.get("resize"))
     if "reward" in metrics and not options.get("reward"):
         raise UserError("reward needs a reward: --reward NAME")
+    if prompts is not None and prompt_file is not None:
+        raise UserError("give prompts or a prompt file, not both")
     if prompts is None:
         if prompt_file is None and row is None:
             raise UserError("give the prompts with --prompt-file: only embedded models have some of their own")
-        prompts = read_prompts(Path(prompt_file)) if prompt_file else shuffled(reference_captions(EMOJI))
+        prompts = read_prompts(Path(prompt_file), repeats=True) if prompt_file else emoji_prompts()
     return Plan(
         model=model,
         cells=grid(
@@ -82,7 +86,7 @@ def make_plan(
             scheduler or [None],
         ),
         num_images=num_images,
-        prompts=tuple(prompts[:num_images]),
+        prompts=tuple(prompt.strip() for prompt in prompts[:num_images]),
         prompt_file=prompt_file,
         reference=reference if needed else None,
         metrics=tuple(name for name in COLUMNS if name in metrics),
@@ -120,6 +124,7 @@ def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str
 
     for cell in plan.cells:
         rule_of(plan, cell)  # a mistake in an option should cost neither the loading of a model nor an earlier run
+    plan = replace(plan, files=plan_contents(plan))
     with _held(folder, plan, overwrite):
         return _compare(plan, folder)
 

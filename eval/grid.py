@@ -16,9 +16,10 @@ from .files import read_json, write_json
 from .plan import SHEET_ROWS, Plan
 from .processes import Processes
 from .progress import Progress, size
+from .prompts import PROMPTS
 from .store import Store, Unit
 
-FILES = ("plan.json", "environment.json", "results.csv", "results.json", "report.html", ".lock")
+FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", "report.html", ".lock")
 FOLDERS = ("cells", "seconds")
 
 
@@ -30,10 +31,23 @@ def check_folder(folder: Path, plan: Plan) -> None:
         if folder.is_dir() and any(path.name not in (".lock", *FOLDERS) for path in folder.iterdir()):
             raise UserError(f"the folder {str(folder)!r} holds something else: give another --output")
         return
-    difference = plan.difference(Plan.from_dict(read_json(folder / "plan.json")))
+    there = Plan.from_dict(read_json(folder / "plan.json"))
+    difference = plan.difference(there)
     if difference:
+        source = f" of {plan.prompt_file!r}" if difference.startswith("prompts:") and plan.prompt_file else ""
         raise UserError(
-            f"{str(folder)!r} holds another comparison ({difference}): give --overwrite or another --output"
+            f"{str(folder)!r} holds another comparison ({difference}{source}): give --overwrite or another --output"
+        )
+    changed = plan.changed_file(there)
+    if changed:
+        raise UserError(
+            f"{changed!r} has changed since the comparison in {str(folder)!r} began: restore it, or give --overwrite "
+            "or another --output"
+        )
+    if changed is not None:
+        raise UserError(
+            f"an earlier diffguide began the comparison in {str(folder)!r} and did not note what "
+            f"{next(iter(plan.files or {}))!r} held: give --overwrite or another --output"
         )
 
 

@@ -8,16 +8,17 @@ larger matrix products of another batch size round differently, so its bounds ar
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from itertools import product
 from typing import Any
 
-from diffguide.pipelines.arguments import MAX_SEED
+from diffguide.pipelines.arguments import MAX_SEED, check_text
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.rule_names import NATIVE
-from diffguide.pipelines.spelling import tidy_guidance
+from diffguide.pipelines.spelling import format_value, tidy_guidance
 
 KEEP = ("png", "webp", "none")
 NETWORKS = ("extractor", "resize", "inception", "clip", "dinov2", "reward")
@@ -54,17 +55,19 @@ class Cell:
 class Plan:
     """Everything that decides what a comparison's files hold.
 
-    prompts: those in use, at most `num_images`. prompt_file: where they came from, None: the captions of the
-    reference set. keep: "png", "webp" (lossless) or "none" (then features and the first `SHEET_ROWS` images of a cell).
-    reference: a folder, archive or statistics file, "emoji", or None. metrics: names. extractor, resize, inception,
-    clip, dinov2, reward: the networks of the metrics, as in `networks.Networks`.
+    prompts: those in use, at most `num_images`, each one line. prompt_file: where they came from, which decides
+    nothing; None: a list, or the captions of the reference set. keep: "png", "webp" (lossless) or "none" (then features
+    and the first `SHEET_ROWS` images of a cell). reference: a folder, archive or statistics file, "emoji", or None.
+    metrics: names. extractor, resize, inception, clip, dinov2, reward: the networks of the metrics, as in
+    `networks.Networks`. files: what the files hold that it refers to, as `contents.plan_contents` finds it, None where
+    that was not noted.
     """
 
     model: str
     cells: tuple[Cell, ...]
     num_images: int
     prompts: tuple[str, ...]
-    prompt_file: str | None = None
+    prompt_file: str | None = field(default=None, compare=False)
     seed_start: int = 0
     batch_size: int = 8
     keep: str = "png"
@@ -81,6 +84,7 @@ class Plan:
     reward: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    files: dict[str, str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.cells or not self.prompts or self.num_images < 1 or self.batch_size < 1:
@@ -94,6 +98,9 @@ class Plan:
             raise UserError("ssim compares images that are kept: as png or webp")
         if not 0 <= self.seed_start <= MAX_SEED - self.num_images:
             raise UserError(f"the seeds from {self.seed_start} on do not stay between 0 and 2**63 - 1")
+        for number, prompt in enumerate(map(check_text, self.prompts), 1):
+            if prompt.splitlines() != [prompt.strip()] or "\0" in prompt:
+                raise UserError(f"a prompt is one line of text, without space around it: number {number} is {prompt!r}")
 
     @property
     def guidances(self) -> list[str]:
@@ -137,23 +144,36 @@ class Plan:
         try:
             cells = tuple(Cell(**cell) for cell in record["cells"])
             lists = {name: tuple(record[name]) for name in ("prompts", "metrics")}
+            if not isinstance(record.get("files", {}), (dict, type(None))):
+                raise TypeError("files")
             return cls(**{**record, **lists, "cells": cells})
         except (KeyError, TypeError) as error:
             raise UserError(f"this is not the plan of a comparison ({error})") from error
 
     def difference(self, other: Plan) -> str | None:
         """What differs from `other`, in words with both sides; None if the plans are equal."""
-        for entry in fields(self):
+        for entry in (entry for entry in fields(self) if entry.compare):
             mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
             if mine != theirs:
                 return f"{entry.name.replace('_', ' ')}: {_brief(theirs, mine)} there, {_brief(mine, theirs)} here"
         return None
 
+    def changed_file(self, other: Plan) -> str | None:
+        """The name of the first file that held something else for `other`, an equal plan but for that; None for none.
+
+        "" where `other` did not note what its files held.
+        """
+        if not self.files:
+            return None
+        if other.files is None:
+            return ""
+        return next((name for name, digest in self.files.items() if other.files.get(name) != digest), None)
+
     def command(self) -> str:
         """The command line that this plan came from, but for where its output went."""
         values: dict[str, Iterable[Any]] = {
             "guidance": self.guidances,
-            "guidance-scale": dict.fromkeys(f"{cell.guidance_scale:g}" for cell in self.cells),
+            "guidance-scale": dict.fromkeys(format_value(cell.guidance_scale) for cell in self.cells),
             "steps": dict.fromkeys(cell.steps for cell in self.cells),
             "scheduler": dict.fromkeys(cell.scheduler for cell in self.cells if cell.scheduler),
             "metrics": self.metrics,
@@ -162,8 +182,8 @@ class Plan:
         for name in (*names, "prompt_file", "reference", *NETWORKS, "device", "dtype"):
             value = getattr(self, name)
             values[name.replace("_", "-")] = [] if value is None else [value]
-        words = [[f"--{name}", *map(_quoted, given)] for name, given in values.items() if given]
-        return " ".join(["diffguide compare", *(word for flag in words for word in flag)])
+        words = [_flag(name, list(map(str, given))) for name, given in values.items() if given]
+        return " ".join(["diffguide compare", *words])
 
 
 def grid(
@@ -192,6 +212,13 @@ def _brief(value: Any, other: Any) -> str:
     return ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 
 
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return text if re.fullmatch(r"[\w./:=,+-]+", text) else '"' + text.replace('"', '\\"') + '"'
+def _flag(name: str, values: list[str]) -> str:
+    if len(values) == 1 and values[0].startswith("-"):  # it must not be read as another flag
+        return _quoted(f"--{name}={values[0]}")
+    return " ".join([f"--{name}", *map(_quoted, values)])
+
+
+def _quoted(text: str) -> str:
+    if re.fullmatch(r"[\w./:=,+-]+", text):
+        return text
+    return shlex.quote(text) if re.search(r'["\\$`!]', text) else f'"{text}"'

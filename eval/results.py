@@ -23,6 +23,7 @@ from .measures import distances, networks_of
 from .metric_functions import Reference
 from .metrics import METRICS
 from .plan import Plan
+from .prompts import run_command, write_prompts
 from .sampler import TRACED
 from .store import Store
 
@@ -56,6 +57,8 @@ def compute_results(
             arrays["ssim"] = ssim_to_baseline(store, cell, baseline)
         measured.append(measure_cell(arrays, names, asked))
     names = [name for name in names if all(name in cell.values for cell in measured)]
+    if all(np.isnan(cell.values["effective_scale"]) for cell in measured):
+        names.remove("effective_scale")  # no rule had an unconditional prediction to push away from
     table = Table(plan, measured, Bootstrap(plan.num_images))
     matched = {
         "matched_evaluations": match_evaluations(plan.cells, [cell.values["evaluations"] for cell in measured]),
@@ -66,7 +69,7 @@ def compute_results(
     differences = table.differences(names)
     return {
         "format": 1,
-        "command": plan.command(),
+        "command": run_command(plan),
         "environment": _environment(store, references),
         "model": plan.model,
         "n": plan.num_images,
@@ -81,7 +84,8 @@ def compute_results(
 
 
 def write_results(store: Store, results: dict[str, Any]) -> None:
-    """results.json and results.csv, a row per cell."""
+    """results.json and results.csv, a row per cell, and the prompts where they were a list."""
+    write_prompts(store.folder, store.plan)
     write_json(store.folder / "results.json", results)
     text = io.StringIO()
     settings = ["guidance", "guidance_scale", "steps", "scheduler", "n"]
@@ -181,7 +185,7 @@ def _environment(store: Store, references: Mapping[str, Reference]) -> dict[str,
     record = read_json(store.folder / "environment.json") | {"intervals": {"method": METHOD, **settings}}
     for network, reference in references.items():
         record[f"reference {network}"] = f"{store.plan.reference}: {reference.statistics.describe()}"
-    return record
+    return record | {f"content of {name}": digest for name, digest in (store.plan.files or {}).items()}
 
 
 def _mean(values: np.ndarray) -> list[float]:

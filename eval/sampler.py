@@ -19,7 +19,9 @@ from diffguide.pipelines.metadata import save_png
 from diffguide.pipelines.request import Request
 from diffguide.pipelines.sampling import Picture, sample
 from diffguide.pipelines.schedulers import make_scheduler
+from diffguide.pipelines.table import layout_of
 
+from .counting import counted
 from .files import Arrays, write_file
 from .plan import Cell, Plan
 from .store import Store, Unit
@@ -87,11 +89,14 @@ def sample_units(
             pictures = sample(pipe, rule_of(plan, cell), request)
             for batch in batches:
                 images = plan.images(batch)
-                made = [next(pictures) for _ in images]
+                with counted(pipe) as counter:
+                    made = [next(pictures) for _ in images]
                 for image, picture in zip(images, made):
                     if plan.keeps(image):
                         _save(picture, store.image_path(number, image))
-                arrays = measure_pictures(made, measures)
+                arrays = measure_pictures(made, measures, counter.per_image(len(images)))
+                if not (cell.native or has_uncond(pipe)):
+                    arrays["effective_scale"] = np.full(len(images), np.nan)
                 store.finish_batch(number, batch, arrays, sum(picture.seconds for picture in made), process)
                 yield len(images)
             pictures.close()  # type: ignore[attr-defined]
@@ -104,12 +109,22 @@ def rule_of(plan: Plan, cell: Cell) -> Guidance | None:
     return rule_on(plan.model, cell.guidance, cell.guidance_scale, cell.steps, cell.scheduler)
 
 
-def measure_pictures(pictures: Sequence[Picture], measures: Mapping[str, Measure]) -> Arrays:
-    """What is kept of a batch, a row per picture: the measures, evaluations, effective scale and the trace."""
+def has_uncond(pipe: Any) -> bool:
+    """Whether there is an unconditional prediction, from which an effective scale is measured."""
+    return layout_of(pipe).calls != "single"
+
+
+def measure_pictures(
+    pictures: Sequence[Picture], measures: Mapping[str, Measure], evaluations: float = float("nan")
+) -> Arrays:
+    """What is kept of a batch, a row per picture: the measures, evaluations, effective scale and the trace.
+
+    evaluations: per image, where there is no trace to tell.
+    """
     images = torch.stack([to_tensor(picture.image) for picture in pictures])
     prompts = [picture.settings.prompt for picture in pictures]
     arrays = {name: measure(images, prompts).detach().cpu().numpy() for name, measure in measures.items()}
-    return arrays | _traced(pictures)
+    return arrays | _traced(pictures, evaluations)
 
 
 def to_tensor(image: Image) -> Tensor:
@@ -117,11 +132,11 @@ def to_tensor(image: Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
-def _traced(pictures: Sequence[Picture]) -> Arrays:
+def _traced(pictures: Sequence[Picture], evaluations: float) -> Arrays:
     trace = pictures[0].trace
     if trace is None:
-        nothing = np.full(len(pictures), np.nan)
-        return {"evaluations": nothing, "effective_scale": nothing}
+        unknown = np.full(len(pictures), np.nan)
+        return {"evaluations": np.full(len(pictures), evaluations), "effective_scale": unknown}
     places = [picture.place for picture in pictures]
     steps = {name: torch.stack([getattr(record, name) for record in trace])[:, places].T for name in TRACED}
     needed = torch.tensor([[record.evaluations for _ in places] for record in trace]).T.double()

@@ -5,6 +5,7 @@
         images/00017.png            with the settings that make it again
         batches/00002.npz           what was measured on the images of a batch, and the hashes of their files
     seconds/0.jsonl                 what cannot be the same twice: the time that each batch took, one file a process
+    prompts.txt                     where they were given as a list
     results.csv, results.json, report.html
 
 A batch counts as finished once its npz file is in place, which is written after its images. Every file is written under

@@ -43,7 +43,7 @@ def test_a_reward_of_other_weights_does_not_go_on_with_a_run(tiny_plan, tiny_cli
     state = load_file(clip / "model.safetensors")
     state["visual_projection.weight"] *= 2
     save_file(state, clip / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="begun with network reward"):
+    with pytest.raises(UserError, match="has changed since the comparison"):
         compare(plan, tmp_path / "run")
 
 
