@@ -4,6 +4,8 @@ models/emoji-clip   CLIPModel and CLIPTokenizer; its text tower conditions the p
 models/emoji-vae    AutoencoderTiny, 64 x 64 x 3 pixels <-> 8 x 8 x 32 latents
 models/emoji-sd     unet, scheduler
 models/emoji-flow   transformer, scheduler
+models/emoji-lcm    low-rank update of emoji-sd's unet, scheduler
+models/emoji-judge  CLIPModel and CLIPTokenizer, to judge by
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, unknown
+from .low_rank import merge
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +60,20 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         denoiser="transformer",
         guidance_scale=3.0,
     ),
+    "emoji-lcm": EmbeddedModel(
+        "LatentConsistencyModelPipeline",
+        "emoji from their names in 2 to 4 evaluations; distilled from emoji-sd",
+        ("emoji-lcm", "emoji-sd", "emoji-vae", "emoji-clip"),
+        denoiser="unet",
+        guidance="native",
+        guidance_scale=4.0,
+        steps=4,
+    ),
     "emoji-clip": EmbeddedModel(
         "CLIPModel", "text and image towers trained on the emoji; no pipeline, but a part of each", ("emoji-clip",)
+    ),
+    "emoji-judge": EmbeddedModel(
+        "CLIPModel", "another CLIP of the emoji, to judge by what nothing here was optimised for", ("emoji-judge",)
     ),
 }
 
@@ -80,8 +95,7 @@ def check_embedded(name: str) -> EmbeddedModel:
 def assemble(name: str, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline called `name` on the CPU, its weights in `dtype`. UserError as `check_embedded`."""
     model = check_embedded(name)
-    build = {"unet": _stable_diffusion, "transformer": _stable_diffusion_3}[model.denoiser]
-    pipe = build(MODELS / name, dtype)
+    pipe = _BUILDERS[model.class_name](MODELS / name, dtype)
     pipe.register_to_config(_name_or_path=name)
     return pipe
 
@@ -94,6 +108,26 @@ def _stable_diffusion(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
         **_shared_parts(folder, dtype),
         text_encoder=CLIPTextModel.from_pretrained(MODELS / "emoji-clip", dtype=dtype),
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _latent_consistency(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    import torch
+    from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    teacher = UNet2DConditionModel.from_pretrained(MODELS / "emoji-sd" / "unet", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_config({**teacher.config, "time_cond_proj_dim": _GUIDANCE_EMBEDDING})
+    torch.nn.init.zeros_(unet.time_embedding.cond_proj.weight)
+    unet.load_state_dict(teacher.state_dict(), strict=False)
+    merge(unet, folder / "pytorch_lora_weights.safetensors")
+    return LatentConsistencyModelPipeline(
+        **_shared_parts(folder, dtype),
+        text_encoder=CLIPTextModel.from_pretrained(MODELS / "emoji-clip", dtype=dtype),
+        unet=unet.to(dtype).eval(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -128,3 +162,11 @@ def _shared_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         "tokenizer": CLIPTokenizer.from_pretrained(MODELS / "emoji-clip"),
         "scheduler": getattr(diffusers, scheduler["_class_name"]).from_config(scheduler),
     }
+
+
+_BUILDERS = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+    "LatentConsistencyModelPipeline": _latent_consistency,
+}
+_GUIDANCE_EMBEDDING = 256  # what emoji-lcm was distilled with

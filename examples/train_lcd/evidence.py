@@ -29,7 +29,7 @@ from diffguide.guidance import ClipReward, RewardEnsemble, RewardGuidance
 from diffguide.pipelines import best_of_n, guide, load_pipeline, load_reward
 
 Arm = Callable[[list[str], list[int]], Tensor]
-MODEL, REWARD, JUDGE, REFERENCE = "emoji-lcm", "emoji-clip", "emoji-judge", "emoji"
+MODEL, TEACHER, REWARD, JUDGE, REFERENCE = "emoji-lcm", "emoji-sd", "emoji-clip", "emoji-judge", "emoji"
 
 
 def main() -> None:
@@ -97,12 +97,11 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
     settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     call = settings | {"output_type": "pt"}
 
-    def plain(of) -> Arm:
-        def arm(prompts: list[str], seeds: list[int]) -> Tensor:
-            generator = [torch.Generator(pipe.device).manual_seed(seed) for seed in seeds]
-            return of(prompts, generator=generator, **call).images
+    def noise(seeds: list[int]) -> list[torch.Generator]:
+        return [torch.Generator(pipe.device).manual_seed(seed) for seed in seeds]
 
-        return arm
+    def plain(of) -> Arm:
+        return lambda prompts, seeds: of(prompts, generator=noise(seeds), **call).images
 
     def guided(rule: RewardGuidance) -> Arm:
         def arm(prompts: list[str], seeds: list[int]) -> Tensor:
@@ -133,9 +132,12 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
         ensemble = RewardEnsemble(members, combine)
         ensemble.calibrate(*known)
         found[f"ensemble {combine}"] = guided(RewardGuidance(ensemble, args.strengths[-1]))
+    teacher = load_pipeline(TEACHER, progress_bar=False)
+    more = {"num_inference_steps": 25}
+    found["teacher, 25 steps"] = lambda prompts, seeds: teacher(prompts, generator=noise(seeds), **(call | more)).images
     for item in args.students:
         name, _, folder = item.partition("=")
-        student = student_pipeline("emoji-sd", Path(folder))
+        student = student_pipeline(TEACHER, Path(folder))
         student.set_progress_bar_config(disable=True)
         found[name] = plain(student)
     return found

@@ -52,6 +52,19 @@ def test_draws_what_it_is_asked_for(name, clip):
     assert (found == torch.arange(len(PROMPTS))).float().mean() >= 0.75
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_distilled_model_draws_it_in_few_evaluations(steps, clip):
+    pipe, row = load_pipeline("emoji-lcm", progress_bar=False), EMBEDDED["emoji-lcm"]
+    evaluations = []
+    hook = pipe.unet.register_forward_hook(lambda *call: evaluations.append(len(call[1][0])))
+    noise = [torch.Generator().manual_seed(k) for k in range(len(PROMPTS))]
+    options = {"num_inference_steps": steps, "guidance_scale": row.guidance_scale, "output_type": "pt"}
+    images = pipe(PROMPTS, generator=noise, **options).images
+    hook.remove()
+    assert evaluations == [len(PROMPTS)] * steps  # one a step, and no second half
+    assert (clip(images) == torch.arange(len(PROMPTS))).float().mean() >= 0.75
+
+
 @pytest.mark.parametrize(("name", "growth"), [("emoji-sd", 1.5), ("emoji-flow", 1.25)])
 def test_high_scales_burn(name, growth):
     low, high = (clipping(draw(name, ClassifierFreeGuidance(scale))) for scale in (2.0, 15.0))
