@@ -1,0 +1,133 @@
+"""The claims of the results page: what the papers say, in whose numbers, and what is sampled to see whether it holds.
+
+Beside each figure of a paper stands how it is known: "paper" (read in it) or "notes" (read in notes on it by others).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import plans
+import statements
+from plans import BURNING, QUALITY, Done, Part
+from statements import Statement
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of cells: a metric along "guidance_scale", "steps" or "evaluations"; or what a trace has, per "step"."""
+
+    part: str
+    metric: str
+    along: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One section of the page. published: the paper's own figures, with their source. left_out: what is not measured.
+
+    matched: the part whose rules are also compared at equal effective scale, if any.
+    """
+
+    title: str
+    published: tuple[str, ...]
+    parts: tuple[Part, ...]
+    statements: Callable[[Done], list[Statement]]
+    charts: tuple[Chart, ...]
+    left_out: str = ""
+    matched: str = ""
+
+
+SD, FLOW = "emoji-sd", "emoji-flow"
+
+CLAIMS: dict[str, Claim] = {
+    "apg": Claim(
+        "APG takes the burning out of high guidance scales",
+        (
+            "FID of CFG and APG: EDM2-S at scale 4, 10.42 and 6.49; SDXL at scale 15, 26.29 and 25.35 (arXiv "
+            "2410.02416, Table 1; notes)",
+            "FID of EDM2-S without the projection 6.63, without the norm cap 7.93, without momentum 6.85 (Table 2; "
+            "notes)",
+        ),
+        (Part("sweep", SD, BURNING, plans.burning),),
+        statements.burning,
+        tuple(Chart("sweep", metric, "guidance_scale") for metric in ("fid", "saturation", "clipping")),
+        "APG on the raw prediction, as in diffusers: no spelling of it exists. ComfyUI's node gives cond + w m where "
+        "the paper has cond + (w - 1) m, which is the exact rule one unit higher.",
+    ),
+    "ag": Claim(
+        "AG saves a quarter of the evaluations at the same quality",
+        (
+            "20 steps in about 30 evaluations in place of 40; people preferred its pictures 498 to 502 times of 1,000 "
+            "(arXiv 2312.12487; notes)",
+            "LinearAG: 25 evaluations for 20 steps, judged by eye (the same; notes)",
+        ),
+        (Part("saving", SD, (*QUALITY, "ssim"), plans.saving, keep="webp"),),
+        statements.saving,
+        (Chart("saving", "fid", "evaluations"), Chart("saving", "ssim", "evaluations")),
+        "FasterCache of diffusers, which is no rule: `examples/benchmarks/evaluations.py` has it.",
+    ),
+    "raag": Claim(
+        "RAAG reaches in few steps what plain guidance needs three times as many for",
+        (
+            "up to three times fewer steps on SD3.5 (arXiv 2508.03442v4; paper)",
+            "FID to the model's own 50-step images: CFG in 10 steps 63.62, in 30 steps 24.80, RAAG (there MAMBO-G) in "
+            "10 steps 32.05 (the same; paper)",
+            "clearly worse than CFG on Stable Diffusion 2, say its reviewers",
+        ),
+        (
+            Part("flow", FLOW, QUALITY, plans.few_steps),
+            Part("diffusion", SD, QUALITY, plans.few_steps_classic),
+        ),
+        statements.few_steps,
+        (Chart("flow", "fid", "steps"), Chart("flow", "ratio", "step"), Chart("diffusion", "ratio", "step")),
+        "an epsilon model: emoji-sd, the diffusion model here, predicts v. FID is to drawings, not to 50-step images.",
+    ),
+    "front": Claim(
+        "Every rule at its own best scale",
+        (
+            "of 8 rules tuned anew on SD3.5-M and FLUX.2-klein-4B hardly any is better than CFG by more than the "
+            "margin (arXiv 2608.16786; notes)",
+        ),
+        (
+            Part("tuning", SD, QUALITY, plans.tuning, half=0),
+            Part("front", SD, QUALITY, plans.front, half=1),
+        ),
+        statements.front,
+        (Chart("front", "fid", "evaluations"), Chart("tuning", "fid", "guidance_scale")),
+        matched="tuning",
+    ),
+    "stacking": Claim(
+        "Which rules add up",
+        (
+            "ImageReward of Qwen-Image in 10 steps: rescale 0.73, with RAAG 1.12; APG 0.85, with RAAG 0.96 (arXiv "
+            "2508.03442v4; paper)",
+        ),
+        (Part("stacking", SD, QUALITY, plans.stacking),),
+        statements.stacking,
+        (Chart("stacking", "fid", "evaluations"),),
+        "two rules at once, which have no common formula; what adds up here is a rule and a modifier.",
+    ),
+}
+
+LIMITS = (
+    "The models are small, draw emoji on white at 64 x 64 and predict v or a velocity. Which rule wins here need not "
+    "win on a large model.",
+    "FID is to the drawings that the models were trained on, by a network trained on photographs. Compare its values "
+    "within this page only.",
+    "Scales do not transfer: what is high here is high for these models.",
+    "Every interval stands for itself. Among many statements some are decided by chance.",
+)
+
+HOLDS, FAILS, UNDECIDED = VERDICTS = ("holds", "does not hold", "undecided")
+
+
+def verdict(sign: int, low: float | None, high: float | None) -> str:
+    """Of a statement, from its interval: holds where all of it is on the side that is said, not where none of it is.
+
+    sign: of the side. low, high: None for too few images.
+    """
+    if low is None or high is None or low <= 0 <= high:
+        return UNDECIDED
+    return HOLDS if (low > 0) == (sign > 0) else FAILS

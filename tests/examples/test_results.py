@@ -1,0 +1,174 @@
+"""The tool behind the results page: every claim's cells can be sampled, and a small claim goes from images to page."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from diffguide.pipelines.calibrated import rule_on
+
+FOLDER = Path(__file__).parents[2] / "examples" / "results"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def imagined(plan):
+    """Results in which a higher scale is worse, and evaluations are those of plain guidance."""
+
+    def metrics(cell):
+        values = {"fid": cell.guidance_scale + 1, "evaluations": 2 * cell.steps * (0.7 if ":" in cell.guidance else 1)}
+        return {name: {"value": value} for name, value in values.items()}
+
+    settings = ("guidance", "guidance_scale", "steps")
+    cells = [{name: getattr(cell, name) for name in settings} | {"metrics": metrics(cell)} for cell in plan.cells]
+    return {"cells": cells}
+
+
+def test_every_cell_has_a_rule_and_every_statement_has_cells(tool):
+    from diffguide.eval.columns import COMPUTED
+
+    for name, claim in tool("claims").CLAIMS.items():
+        done, plans = {}, {}
+        for part in claim.parts:
+            plans[part.name] = part.plan(done, 16)
+            done[part.name] = imagined(plans[part.name])
+            for cell in plans[part.name].cells:
+                rule_on(part.model, cell.guidance, cell.guidance_scale, cell.steps, cell.scheduler)
+        statements = claim.statements(done)
+        assert len({statement.says for statement in statements}) == len(statements) > 2, name
+        for statement in statements:
+            plan = plans[statement.part]
+            assert all(0 <= cell < len(plan.cells) for cell in statement.weights)
+            assert len(statement.weights) > 1
+            assert statement.metric in (*plan.metrics, *COMPUTED)
+        for chart in claim.charts:
+            assert chart.along == "step" or chart.metric in plans[chart.part].metrics
+        assert not claim.matched or claim.matched in plans
+
+
+def test_scales_are_tuned_on_other_seeds_than_they_are_judged_on(tool):
+    tuning, front = tool("claims").CLAIMS["front"].parts
+    done = {"tuning": imagined(tuning.plan({}, 16))}
+    assert set(tool("plans").best_scales(done["tuning"]).values()) == {2.0}  # the lowest, as imagined
+    plans = tuning.plan({}, 16), front.plan(done, 16)
+    first, second = ({plan.seed(image) for image in range(16)} for plan in plans)
+    assert not first & second
+    assert {cell.guidance_scale for cell in plans[1].cells} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("sign", "low", "high", "word"),
+    [
+        (-1, -2.0, -1.0, "holds"),
+        (-1, 1.0, 2.0, "does not hold"),
+        (1, 1.0, 2.0, "holds"),
+        (1, -2.0, -1.0, "does not hold"),
+        (1, -1.0, 1.0, "undecided"),
+        (-1, -1.0, 0.0, "undecided"),
+        (-1, None, None, "undecided"),
+    ],
+)
+def test_verdicts(tool, sign, low, high, word):
+    assert tool("claims").verdict(sign, low, high) == word
+
+
+@pytest.fixture
+def small_claim(tool, monkeypatch):
+    """Two cells of RAAG and plain guidance, at 2 steps and at 3."""
+    claims, plans, statements = tool("claims"), tool("plans"), tool("statements")
+
+    def cells(done):
+        return [plans.cell("raag", 8.0, 2), plans.cell("cfg", 3.0, 3)]
+
+    def said(done):
+        at = statements.Places("few", done["few"])
+        few, same, more = at("raag", 8.0, 2), at("cfg", 8.0, 2), at("cfg", 3.0, 3)
+        return [
+            at.less("fid, same setting", "fid", -1, few, same),
+            at.less("saturation, same setting", "saturation", -1, few, same),
+            at.less("saturation, other setting", "saturation", -1, few, more),
+            at.less("ssim", "ssim", 1, few, same, 0.5),
+            at.less("evaluations", "evaluations", -1, few, more),
+        ]
+
+    claim = claims.Claim(
+        "A small claim",
+        ("nothing",),
+        (claims.Part("few", "emoji-sd", ("fid", "saturation", "ssim"), cells, keep="png"),),
+        said,
+        (claims.Chart("few", "fid", "steps"), claims.Chart("few", "ratio", "step")),
+        matched="few",
+    )
+    monkeypatch.setattr(claims, "CLAIMS", {"small": claim})
+    for module in ("run", "page"):
+        monkeypatch.setattr(tool(module), "CLAIMS", claims.CLAIMS)
+
+
+@pytest.fixture
+def inception():
+    """FID needs its network; the test is skipped where that is not installed."""
+    from diffguide.eval.inception_weights import find_inception
+    from diffguide.pipelines.errors import UserError
+
+    try:
+        find_inception()
+    except UserError as missing:
+        pytest.skip(str(missing))
+
+
+def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys):
+    from PIL import Image
+
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    for index in range(10):
+        Image.new("RGB", (64, 64), (25 * index, 255 - 20 * index, 90)).save(reference / f"{index}.png")
+    output, docs = tmp_path / "out", tmp_path / "docs"
+    words = ["--output", output, "--reference", reference, "--device", "cpu", "--num-images"]
+    run, page = tool("run"), tool("page")
+    assert run.main([str(word) for word in (*words, 8)]) == 0
+
+    record = json.loads((output / "results.json").read_text())["claims"]["small"]
+    part, (fid, saturation, other, ssim, evaluations) = record["parts"]["few"], record["statements"]
+    ends = ("value", "low", "high")
+    own = {entry["metric"]: entry for entry in part["differences"] if entry["guidance"] == "raag"}
+    for mine, theirs in ((fid, own["fid"]), (saturation, own["saturation"])):  # as `compare` has it
+        assert [mine[end] for end in ends] == pytest.approx([theirs[end] for end in ends], rel=1e-6)
+    values = {name: {(c["guidance"], c["steps"]): c["metrics"][name]["value"] for c in part["cells"]} for name in own}
+    less = values["saturation"]["raag", 2] - values["saturation"]["cfg", 3]
+    assert other["value"] == pytest.approx(less)
+    assert less != 0
+    assert other["low"] < less < other["high"]
+    assert ssim["value"] == pytest.approx(values["ssim"]["raag", 2] - 0.5)
+    assert evaluations["value"] == -2
+    assert all(seconds > 0 for seconds in part["seconds"])
+
+    before = {path: path.stat().st_mtime_ns for path in (output / "small" / "few").rglob("*") if path.is_file()}
+    assert run.main([str(word) for word in (*words, 8)]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert json.loads((output / "results.json").read_text())["claims"]["small"] == record
+    capsys.readouterr()
+    assert run.main([str(word) for word in (*words, 9)]) == 2
+    assert "holds another comparison" in capsys.readouterr().err
+
+    assert page.main([str(output), "--docs", str(docs)]) == 0
+    text = (docs / "results.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| saturation, other setting |")]
+    assert f"{less:.4f}".replace("-", "\u2212") in row
+    assert row.endswith("| undecided |" if other["low"] <= 0 <= other["high"] else " |")
+    assert f"    {record['command']}" in text
+    assert "n = 8, seeds 0 to 7" in text
+    for figure in ("small-0.png", "small-1.png"):
+        assert f"(results/{figure})" in text
+        with Image.open(docs / "results" / figure) as drawn:
+            assert drawn.size == (880, 440)
+
+
+def test_a_page_of_nothing_is_a_mistake(tool, tmp_path, capsys):
+    assert tool("page").main([str(tmp_path)]) == 2
+    assert "there is no results.json" in capsys.readouterr().err
