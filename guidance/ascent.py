@@ -23,7 +23,7 @@ class Ascent:
     """How to climb. steps: gradients, one after another. tries: evaluations per gradient; 0: the whole move, unseen."""
 
     steps: int = 1
-    tries: int = 2
+    tries: int = 4
 
     def climb(
         self,

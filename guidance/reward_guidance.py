@@ -73,8 +73,9 @@ class RewardGuidance(Modifier):
             input, up to a factor, so that the move stays among likely images. Default False.
         line_search: evaluations of the reward, without gradient, per gradient: the first at the whole move, each
             further one at the top of the parabola through the last; the best is taken, and no move where none is better
-            than none. 2 (default) finds the optimum of a quadratic reward, so that it is not overshot; a reward with a
-            kink there may need more. 0: the whole move, unseen.
+            than none. 2 find the optimum of a quadratic reward, so that it is not overshot; CLIP's cosine on emoji-lcm
+            needs up to 4 (default): with 2, a third of the images did not move at a strength of 0.3. 0: the whole
+            move, unseen.
         kl, hellinger, js, tv, fisher: the largest divergence, at most one of them, between the step's Gaussian
             N(a x0, s^2 I) at the next noise level (`Step.kernel`) with and without the move; see `divergence`. Default
             None: no bound.
@@ -107,7 +108,7 @@ class RewardGuidance(Modifier):
         stop: float = 1.0,
         weight: Literal["constant", "noise", "signal"] | Callable[[Scalar], Scalar] = "constant",
         through_denoiser: bool = False,
-        line_search: int = 2,
+        line_search: int = 4,
         kl: float | None = None,
         hellinger: float | None = None,
         js: float | None = None,

@@ -13,6 +13,7 @@ from .embedded import EMBEDDED
 from .rewards import ALIASES, REWARDS
 from .rules import MODIFIERS, NATIVE, RULES, rule_options
 from .schedulers import SCHEDULERS
+from .spelling import format_value
 
 
 def add_parser(commands: Any) -> None:
@@ -108,7 +109,8 @@ SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 
 
 def _rule_line(row: dict[str, Any]) -> str:
-    options = [f"{key}={str(value).lower() if value is None else value}" for key, value in row["options"].items()]
+    shown = row["options"] | dict.fromkeys(row["required"], "...")
+    options = [f"{key}={format_value(value)}" for key, value in shown.items()]
     details = [f"arXiv {row['paper']}"] * bool(row["paper"]) + [", ".join(options)] * bool(options)
     name = "+" * row["modifier"] + row["name"]
     return "\n".join([f"  {name:<18}{row['summary']}", *(f"  {'':<18}{detail}" for detail in details)])

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from .metadata import save_png
     from .rank_session import Person, RewardJudge, Session
     from .rewards import load_reward
+    from .rules import place_rewards
     from .sampling import call_arguments, make_rule, sample
 
     # a mistake in them should not cost the loading of a model
@@ -102,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         progress_bar=False,
     )
     rule = make_rule(request, pipe)
+    place_rewards(rule, pipe._execution_device)
     shared = call_arguments(pipe, rule, request)
     if request.negative_prompt is not None:
         shared["negative_prompt"] = request.negative_prompt

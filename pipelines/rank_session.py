@@ -93,9 +93,9 @@ class Person:
             pictures, labels = [*pictures, *to_pictures(session.current[None])], [*labels, "so far"]
         wanted = "the best one" if most == 1 else f"the best {most}, best first"
         title = f"round {search.rounds + 1} of {rounds}: {wanted}"
-        rows = [list(range(start, min(start + COLUMNS, len(labels)))) for start in range(0, len(labels), COLUMNS)]
-        cells = [[pictures[k] for k in row] for row in rows]
-        save_png(contact_sheet(cells, captions=[[labels[k] for k in row] for row in rows], title=title), self.sheet)
+        rows = [slice(start, start + COLUMNS) for start in range(0, len(labels), COLUMNS)]
+        captions = [labels[row] for row in rows]
+        save_png(contact_sheet([pictures[row] for row in rows], captions=captions, title=title), self.sheet)
         print(self.sheet, flush=True)
         while True:
             print(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -136,7 +137,7 @@ def load_reward(
     Args:
         reward: a name of REWARDS or ALIASES; one with weights of one's own ("hpsv2:FILE", "pickscore:FOLDER"); a CLIP
             model of transformers, by its folder or hub id ("clip:ID" is the same); or "package.module:function", a
-            Python callable or Reward.
+            Python callable or Reward, also of the current folder.
         device: as in `load_pipeline`.
         dtype: of the weights; None and "auto": float32.
 
@@ -187,6 +188,8 @@ def _callable(name: str) -> Reward:
     from diffguide.guidance import as_reward
 
     module, _, function = name.partition(":")
+    if "" not in sys.path:  # the current folder, where an installed command does not look
+        sys.path.append("")
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -64,6 +64,8 @@ def switched_off(
         given = arguments.get(name)
         if given is not None and given > layout.off:
             warn(f"{name}={given} is not used: the rule has no unconditional prediction to go by; put it around one")
+    if _has_negative(arguments):
+        warn("negative_prompt is not used: the rule has no unconditional prediction to go by; put it around one")
     given = [name for name in layout.other_scales if arguments.get(name) is not None]
     return arguments | dict(layout.also) | dict.fromkeys([layout.scale, *given], layout.off)
 

@@ -33,6 +33,13 @@ def test_options_have_the_defaults_of_the_class(capsys):
     assert apg["options"] == {name: value for name, value in defaults.items() if name != "guidance_scale"}
 
 
+def test_a_required_option_shows_no_default(capsys):
+    [reward] = [row for row in listed(capsys, "rules")["rules"] if row["name"] == "reward"]
+    assert (reward["required"], reward["options"]["reward"]) == (["reward"], None)
+    assert main(["list", "rules"]) == 0
+    assert "reward=..., strength=0.1, ascent_steps=1" in capsys.readouterr().out
+
+
 def test_sizes_are_those_of_the_files(capsys, embedded):
     sizes = {row["name"]: row["bytes"] for row in listed(capsys, "models")["models"]}
     parts = {

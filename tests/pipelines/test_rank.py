@@ -132,6 +132,30 @@ def test_a_reward_ranks_unattended(capsys):
     assert rewards[-1] == pytest.approx(r - (g + b) / 2, abs=0.01)
 
 
+def test_the_reward_of_the_rule_goes_where_the_pipeline_is_before_it_is_asked():
+    code = """
+class Red:
+    name, differentiable, space, needs_prompts = "red", True, "image", False
+    place = None
+
+    def to(self, device):
+        self.place = str(device)
+
+    def __call__(self, images, prompts=None):
+        assert self.place == "cpu"
+        return images[:, 0].mean((1, 2))
+
+
+red = Red()
+"""
+    Path("diffguide_placed_reward.py").write_text(code)
+    try:
+        rule = ["--guidance", "reward:reward=diffguide_placed_reward:red"]
+        assert main([*COMMAND, "--rounds", "1", "--reward", "diffguide_placed_reward:red", *rule]) == 0
+    finally:
+        sys.modules.pop("diffguide_placed_reward", None)
+
+
 MISTAKES = {
     "no prompt": "rank",
     "blank prompt": ["rank", "  "],

@@ -58,9 +58,10 @@ def test_one_model_under_all_its_names_is_one_reward(embedded):
     gradient_is_right(load_reward("clip", device="cpu", dtype=torch.float64), IMAGES, PROMPTS)
 
 
-def test_callables_by_name(tmp_path, monkeypatch):
+def test_callables_by_name_of_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text("def red(images):\n    return images[:, 0].mean((1, 2))\n\nname = 3\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(tmp_path))])
     reward = load_reward("my_rewards:red")
     assert (reward.name, reward.needs_prompts) == ("red", False)
     assert torch.equal(reward(IMAGES), IMAGES[:, 0].mean((1, 2)))

@@ -69,6 +69,14 @@ def test_guidance_of_the_pipeline_is_off(family: Family) -> None:
             family.run(guided, **{family.scale: family.off})
 
 
+def test_a_negative_prompt_without_guidance_is_said_to_do_nothing() -> None:
+    family = WITH_GUIDANCE[0]
+    pipe = family.build()
+    off = family.run(pipe, **{family.scale: family.off})
+    with guide(pipe, Looking()) as guided, pytest.warns(UserWarning, match="negative_prompt is not used"):
+        assert torch.equal(family.run(guided, negative_prompt="worm"), off)
+
+
 def test_prompts_are_unknown_where_embeddings_are_given() -> None:
     family, rule = WITH_GUIDANCE[0], Looking()
     pipe = family.build()
