@@ -26,21 +26,27 @@ ADVISED = re.findall(r"`([a-z-]+(?:[:+][^`]+)?)`", CHOOSING.split("Not advised")
 
 @pytest.fixture(scope="module")
 def executed():
-    namespace = {}
+    """The names after each block."""
+    namespace, after = {}, []
     for block in blocks(README):
         exec(compile(block, "README.md", "exec"), namespace)
-    return namespace
+        after.append(dict(namespace))
+    return after
 
 
 def test_python_runs(executed):
-    assert executed["image"].size == (64, 64)
-    assert executed["guided"].trace.evaluations == 18  # as the second example says
+    first, composed, rewarded, _ = executed
+    assert first["image"].size == composed["image"].size == rewarded["image"].size == (64, 64)
+    assert composed["guided"].trace.evaluations == 18  # as the example says
+    assert rewarded["guided"].trace.evaluations == 4
+    assert all(step.reward_after >= step.reward for step in rewarded["guided"].trace)
+    assert rewarded["best"].seed in range(4)
 
 
 def test_the_rule_of_ones_own_caps_the_update(executed):
     from diffguide.pipelines import guide
 
-    with guide(executed["pipe"], executed["CappedGuidance"](8.0)) as guided:
+    with guide(executed[0]["pipe"], executed[-1]["CappedGuidance"](8.0)) as guided:
         guided("red apple", num_inference_steps=4)
     assert len(guided.trace) == 4
     assert all(step.update_norm.isfinite().all() for step in guided.trace)
