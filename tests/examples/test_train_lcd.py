@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(trainer, train, tmp_path):
     finally:
         loop.Log.add = add
     assert [entry["step"] for entry in train(tmp_path / "killed")] == [1, 2, 3, 4]
+    if find_spec("tensorboard"):
+        assert list((tmp_path / "whole" / "tensorboard").glob("events.*"))
     name = "pytorch_lora_weights.safetensors"
     whole, resumed = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
