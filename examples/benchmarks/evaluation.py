@@ -7,8 +7,7 @@ All tools read the same files with the same weights on the same threads, in one 
 chunks, and every tool runs on a chunk before the next one begins, in an order that rotates: ratios are medians of the
 ratios within a chunk, so that what else the machine does falls on all alike. The processor's seconds, of all threads,
 stand beside those of the clock: on a machine that others use they say more (they leave out loader processes, of which
-there are none by default). FID is of each tool's own features, beside diffguide's at that tool's resize. The default
-256 files take about four minutes on two idle cores.
+there are none by default). FID is of each tool's own features, beside diffguide's at that tool's resize.
 """
 
 import argparse
