@@ -61,6 +61,7 @@ class Student(nn.Module):
         role: "student", "target" (the moving average) or "reference" (what `freeze_reference` kept).
         """
         parts = {"student": list(self.trained), "target": self.moving, "reference": self.reference}[role]
+        # diffusers has the embedding as a method of its pipeline, of which it uses nothing
         embedded = LatentConsistencyModelPipeline.get_guidance_scale_embedding(self, scale - 1, GUIDANCE_EMBEDDING)
         kwargs = {"timestep_cond": embedded.to(z.device), "return_dict": False}
         return functional_call(self.unet, self.weights(parts), (z, timestep, text), kwargs)[0]

@@ -97,3 +97,35 @@ def sample(
 def rms(x: Tensor) -> Tensor:
     """(B,)."""
     return x.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
+
+
+KINDS = ["epsilon", "v_prediction", "flow"]
+
+
+def moved(rule, step, z, cond=None, uncond=None):
+    """What the rule makes of a step, and the x0 of that less the x0 of the conditional prediction."""
+    cond = predict(step.prediction, z, *levels(step.prediction, step.sigma)) if cond is None else cond
+    guided = rule.guide_cond(cond, z, step) if uncond is None else rule.guide(cond, uncond, z, step)[0]
+    return guided, step.denoised[1] * (guided.double() - cond.double())
+
+
+class Wavy(MeanColour):
+    """Neither linear nor quadratic, and different for every pixel."""
+
+    def __call__(self, images, prompts=None):
+        return (images * 3).sin().mean((1, 2, 3)) + images[:, 0].square().amax((1, 2)) / 10
+
+
+class Kink(MeanColour):
+    """The distance itself: no parabola."""
+
+    def __call__(self, images, prompts=None):
+        return -(-super().__call__(images)).sqrt()
+
+
+class Latent(MeanColour):
+    space = "latent"
+
+    def __call__(self, x0, prompts=None):
+        assert x0.shape[1] == 4
+        return -(x0 - 1).square().mean((1, 2, 3))
