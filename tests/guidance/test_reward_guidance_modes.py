@@ -5,15 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from world import COLOURS, KINDS, MeanColour, Wavy, decode, moved, sample, start, steps
+from world import KINDS, MeanColour, Wavy, decode, moved, sample, start, steps
 
 from diffguide.guidance import (
     ClassifierFreeGuidance,
     RewardGuidance,
     Trace,
 )
-
-W = torch.tensor(COLOURS, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
