@@ -17,6 +17,7 @@ from .columns import COLUMNS, check_column
 from .contents import plan_contents
 from .files import locked
 from .grid import check_folder, clear_folder, run_plan
+from .growth import continuing, plan_of
 from .measures import distances
 from .options import check_networks
 from .plan import Plan, grid
@@ -99,7 +100,8 @@ def compare_rules(guidance: Sequence[str], output: str | Path, *, overwrite: boo
 
     Args:
         guidance: rules, the first one is the baseline.
-        output: the folder of this run, or of an interrupted one to go on with.
+        output: the folder of this run, or of one to go on with: interrupted, or finished with fewer images, rules,
+            scales or steps.
         overwrite: begin anew where the folder holds another comparison.
         asked: as `make_plan`.
 
@@ -119,6 +121,7 @@ def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str
     """
     folder = Path(folder)
     if not overwrite:
+        plan = continuing(plan, plan_of(folder))
         check_folder(folder, plan)
     from .sampler import rule_of
 

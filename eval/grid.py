@@ -13,6 +13,7 @@ from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.metadata import versions
 
 from .files import read_json, write_json
+from .growth import obstacle, plan_of
 from .plan import SHEET_ROWS, Plan
 from .processes import Processes
 from .progress import Progress, size
@@ -24,15 +25,18 @@ FOLDERS = ("cells", "seconds")
 
 
 def check_folder(folder: Path, plan: Plan) -> None:
-    """UserError if `folder` holds another comparison, naming what differs, or something else. Imports no torch."""
+    """UserError if `folder` holds something else, or a comparison that `plan` does not go on with, naming what differs.
+
+    Imports no torch.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"the output {str(folder)!r} is a file")
-    if not (folder / "plan.json").is_file():
+    there = plan_of(folder)
+    if there is None:
         if folder.is_dir() and any(path.name not in (".lock", *FOLDERS) for path in folder.iterdir()):
             raise UserError(f"the folder {str(folder)!r} holds something else: give another --output")
         return
-    there = Plan.from_dict(read_json(folder / "plan.json"))
-    difference = plan.difference(there)
+    difference = obstacle(plan, there)
     if difference:
         source = f" of {plan.prompt_file!r}" if difference.startswith("prompts:") and plan.prompt_file else ""
         raise UserError(
@@ -92,7 +96,8 @@ def run_plan(
 
     Args:
         plan: what is sampled.
-        folder: of this run or of an interrupted one of the same plan; else empty or not there.
+        folder: of this run, or of one of the same plan that was interrupted, or of a smaller one that it goes on with
+            (see `growth`); else empty or not there.
         pipe: the loaded pipeline that `plan.model` names.
         measures: what is measured on images besides evaluations and the trace: name -> (images, prompts) -> (N,) or
             (N, D), as `measures.make_measures` gives them.
@@ -114,7 +119,9 @@ def run_plan(
     processes.wait()
     store.make_folders()
     _same_environment(folder / "environment.json", environment(pipe, {**(extractors or {}), **(seen or {})}))
-    _record(folder / "plan.json", plan.to_dict())
+    if processes.main and plan_of(folder) != plan:
+        write_json(folder / "plan.json", plan.to_dict())
+    processes.wait()
     done = set().union(*processes.gather(store.finished()))
     todo = [unit for unit in _units(plan) if unit not in done]
     count = _images(plan, todo)
@@ -141,11 +148,6 @@ def _units(plan: Plan) -> list[Unit]:
 
 def _images(plan: Plan, units: list[Unit]) -> int:
     return sum(len(plan.images(batch)) for _, batch in units)
-
-
-def _record(path: Path, record: dict[str, Any]) -> None:
-    if not path.is_file():
-        write_json(path, record)
 
 
 def _same_environment(path: Path, now: dict[str, Any]) -> None:

@@ -159,15 +159,16 @@ class Plan:
         return None
 
     def changed_file(self, other: Plan) -> str | None:
-        """The name of the first file that held something else for `other`, an equal plan but for that; None for none.
+        """The name of the first file that held something else for `other`, which this plan goes on with; None for none.
 
-        "" where `other` did not note what its files held.
+        "" where `other` did not note what its files held. The files of further cells are new to it.
         """
         if not self.files:
             return None
         if other.files is None:
             return ""
-        return next((name for name, digest in self.files.items() if other.files.get(name) != digest), None)
+        known = [name for name in self.files if self.cells == other.cells or name in other.files]
+        return next((name for name in known if other.files.get(name) != self.files[name]), None)
 
     def command(self) -> str:
         """The command line that this plan came from, but for where its output went."""

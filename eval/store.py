@@ -1,6 +1,7 @@
 """The files of a comparison, written so that a run can be killed at any moment and goes on where it stopped.
 
-    plan.json, environment.json     what is sampled, and with what; a run of another plan is refused
+    plan.json, environment.json     what is sampled, and with what; a run of another plan is refused, and one of
+                                    a larger plan goes on (see `growth`)
     cells/02-apg-w8-s10/
         images/00017.png            with the settings that make it again
         batches/00002.npz           what was measured on the images of a batch, and the hashes of their files
