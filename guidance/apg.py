@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from .basis import Scalar
 from .step import Step
 from .tensors import gram, precise, ratio, restored, squared_norm
 from .trace import Measurement
+
+SPACES = ("denoised", "prediction")
 
 # Table 10 of the paper: w, eta, r, beta, with r an L2 norm over the model's whole latent.
 PRESETS: dict[str, dict[str, float]] = {
@@ -37,15 +40,16 @@ class AdaptiveProjectedGuidance(Guidance):
         momentum: beta, in (-1, 1); the paper uses -0.75 to -0.5, always negative. Default -0.5 (SDXL, Table 10).
         norm_per_element: r divided by the square root of the number of elements of one latent. The default, 15 / 256,
             is SDXL's r = 15 on 4 x 128 x 128 (Table 10); SD 2.1's 7.5 on 4 x 64 x 64 is the same number.
+        space: "denoised" (default, the paper's) or "prediction": the same steps on the model's raw outputs, which is
+            another rule, with other norms and directions. It is what the APG guider of diffusers does, for comparison.
 
     With eta=1, norm_threshold=0 and momentum=0 the rule is plain classifier-free guidance.
 
     Raises:
-        ValueError: an option is not a finite number, momentum is not inside (-1, 1) (it would diverge), or a cap is
-            negative.
+        ValueError: an option is not a finite number, momentum is not inside (-1, 1) (it would diverge), a cap is
+            negative, or an unknown space.
     """
 
-    space = "denoised"
     presets = PRESETS
 
     def __init__(
@@ -55,6 +59,7 @@ class AdaptiveProjectedGuidance(Guidance):
         norm_threshold: float | None = None,
         momentum: float = -0.5,
         norm_per_element: float = 15 / 256,
+        space: Literal["denoised", "prediction"] = "denoised",
     ):
         super().__init__(guidance_scale)
         self.eta = finite("eta", eta)
@@ -65,6 +70,9 @@ class AdaptiveProjectedGuidance(Guidance):
             raise ValueError(f"momentum must be inside (-1, 1), not {momentum!r}: it would grow at every step")
         if min(self.norm_threshold or 0, self.norm_per_element) < 0:
             raise ValueError("norm_threshold and norm_per_element must not be negative; 0 is no cap")
+        if space not in SPACES:
+            raise ValueError(f"space must be {' or '.join(SPACES)}, not {space!r}")
+        self.space = space  # type: ignore[misc]
 
     def needs_uncond(self, step: Step) -> bool:
         """Not at a scale of exactly 1."""

@@ -40,6 +40,20 @@ def test_is_algorithm_1_over_several_steps(shape, kind, w, eta, r, beta):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_in_prediction_space_it_is_what_diffusers_has(kind):
+    guiders = pytest.importorskip("diffusers.guiders.adaptive_projected_guidance")
+    buffer, state = guiders.MomentumBuffer(-0.5), {}
+    rule = AdaptiveProjectedGuidance(8.0, eta=0.2, norm_threshold=2.5, space="prediction")
+    for index in range(3):
+        cond, uncond, latents = predictions((2, 4, 8, 8), seed=index)
+        guided, _ = rule.guide(cond, uncond, latents, step(kind, index, state, sigma=4.0 / (index + 1)))
+        theirs = guiders.normalized_guidance(cond, uncond, 8.0 - 1, buffer, 0.2, 2.5, use_original_formulation=True)
+        assert torch.allclose(guided, theirs, atol=1e-4)
+    denoised, _ = AdaptiveProjectedGuidance(8.0, eta=0.2, norm_threshold=2.5).guide(cond, uncond, latents, step(kind))
+    assert (kind == "sample") == torch.allclose(denoised, rule.guide(cond, uncond, latents, step(kind))[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_neutral_settings_are_plain_guidance(kind):
     cond, uncond, latents = predictions((2, 4, 8, 8))
     guided, _ = AdaptiveProjectedGuidance(7.5, eta=1, norm_threshold=0, momentum=0).guide(
