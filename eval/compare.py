@@ -4,8 +4,9 @@
     accelerate launch --num_processes 2 -m diffguide.eval.compare --guidance cfg apg --output runs/demo
 
 Every rule is sampled at every scale and number of steps from the same seeds and prompts; the first rule is the one that
-the others are compared with. The folder holds images, measurements, results.csv, results.json and report.html. A run
-that was stopped goes on where it stopped when the same command is given again.
+the others are compared with. The folder holds images, measurements, results.csv, results.json, per_image.npz and report.html.
+A run that was stopped goes on where it stopped when the same command is given again, and a finished one when more is
+asked for: images, rules, scales or steps.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
     from .measures import load_networks, make_measures, measure_reference
     from .report import write_report
     from .results import compute_results, write_results
+    from .table import measured_table
 
     processes = Processes(plan.device)
     device = processes.device(plan.device)
@@ -162,8 +163,9 @@ def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if processes.main:
         where = str(pipe._execution_device)
-        results = compute_results(store, references, where if where.startswith("cuda") else "cpu")
-        write_results(store, results)
+        table = measured_table(store, references, where if where.startswith("cuda") else "cpu")
+        results = compute_results(store, table, references)
+        write_results(store, results, table)
         write_report(store.folder)
     processes.wait()
     return results

@@ -20,7 +20,8 @@ from .progress import Progress, size
 from .prompts import PROMPTS
 from .store import Store, Unit
 
-FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", "report.html", ".lock")
+PER_IMAGE = "per_image.npz"
+FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", PER_IMAGE, "report.html", ".lock")
 FOLDERS = ("cells", "seconds")
 
 

@@ -5,61 +5,29 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .bootstrap import FEWEST, LEVEL, METHOD, REPLICATES, SEED, Bootstrap, Interval
-from .columns import COLUMNS, COMPUTED, FRECHET
+from .bootstrap import FEWEST, LEVEL, METHOD, REPLICATES, SEED
 from .conclusions import conclude
-from .effort import Match, baselines, match_effective_scale, match_evaluations
-from .files import Arrays, read_json, write_file, write_json
-from .leave_one_out import FrechetReference, leave_one_out, pseudo_values
-from .likeness import ssim_to_baseline
-from .measures import distances, networks_of
+from .effort import match_effective_scale, match_evaluations
+from .files import read_json, write_file, write_json
+from .grid import PER_IMAGE
 from .metric_functions import Reference
-from .metrics import METRICS
-from .plan import Plan
 from .prompts import run_command, write_prompts
-from .sampler import TRACED
 from .store import Store
+from .table import Table
 
 
-@dataclass
-class Measured:
-    """One cell: the value of each metric, and per image (n,) what its interval is resampled from, if it has one."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    per_image: dict[str, np.ndarray] = field(default_factory=dict)
-    trace: dict[str, list[float]] = field(default_factory=dict)
-
-
-def compute_results(
-    store: Store, references: Mapping[str, Reference] | None = None, device: str = "cpu"
-) -> dict[str, Any]:
+def compute_results(store: Store, table: Table, references: Mapping[str, Reference]) -> dict[str, Any]:
     """The results of a finished run, as they are written to results.json.
 
-    references: what images are measured against, by the names of the networks. device: where the linear algebra of the
-    Frechet distance runs, in float64. UserError: the run is not finished.
+    table: of `store`. references: what it was measured against, by the names of the networks.
     """
-    plan, names = store.plan, [*(name for name in COLUMNS if name in store.plan.metrics), *COMPUTED]
-    references = references or {}
-    networks = networks_of(plan)
-    used = {name: networks.of(name) for name in distances(plan.metrics)}
-    asked = [Distance(name, network, references[network], device) for name, network in used.items()]
-    measured = []
-    for cell, baseline in enumerate(baselines(plan.cells)):
-        arrays = store.read_cell(cell)
-        if "ssim" in names:
-            arrays["ssim"] = ssim_to_baseline(store, cell, baseline)
-        measured.append(measure_cell(arrays, names, asked))
-    names = [name for name in names if all(name in cell.values for cell in measured)]
+    plan, names, measured = store.plan, table.names, table.measured
     if all(np.isnan(cell.values["effective_scale"]) for cell in measured):
         names.remove("effective_scale")  # no rule had an unconditional prediction to push away from
-    table = Table(plan, measured, Bootstrap(plan.num_images))
     matched = {
         "matched_evaluations": match_evaluations(plan.cells, [cell.values["evaluations"] for cell in measured]),
         "matched_effective_scale": match_effective_scale(
@@ -83,8 +51,15 @@ def compute_results(
     }
 
 
-def write_results(store: Store, results: dict[str, Any]) -> None:
-    """results.json and results.csv, a row per cell, and the prompts where they were a list."""
+def write_results(store: Store, results: dict[str, Any], table: Table) -> None:
+    """results.json, results.csv with a row per cell, per_image.npz, and the prompts where they were a list.
+
+    per_image.npz has for each cell and metric one number per image, those of one prompt and seed at the same place, for
+    statistics of one's own; for the Frechet distance its pseudo-value.
+    """
+    packed = io.BytesIO()
+    np.savez(packed, **table.per_image())  # type: ignore[arg-type]
+    write_file(store.folder / PER_IMAGE, packed.getvalue())
     write_prompts(store.folder, store.plan)
     write_json(store.folder / "results.json", results)
     text = io.StringIO()
@@ -102,98 +77,12 @@ def write_results(store: Store, results: dict[str, Any]) -> None:
     write_file(store.folder / "results.csv", text.getvalue().encode())
 
 
-class Distance:
-    """A metric between the features of a cell and those of the reference."""
-
-    def __init__(self, name: str, network: str, reference: Reference, device: str):
-        self.name, self.features, self.reference = name, f"features_{network}", reference
-        statistics = reference.statistics
-        self.frechet = None
-        if name in FRECHET:
-            self.frechet = FrechetReference(statistics.mu.to(device), statistics.sigma.to(device))
-
-    def measure(self, features: Tensor) -> tuple[float, np.ndarray | None]:
-        """Its value, and per image (n,) what its interval is resampled from, where it has one."""
-        if self.frechet is None:
-            return METRICS[self.name].compute(features, self.reference).value, None
-        value, left_out = leave_one_out(features.to(self.frechet.mu.device), self.frechet)
-        return value, pseudo_values(value, left_out).cpu().numpy()
-
-
-def measure_cell(arrays: Arrays, names: list[str], asked: list[Distance]) -> Measured:
-    """The metrics of one cell from what its batches hold, one row per image."""
-    cell = Measured()
-    for name in names:
-        if name in arrays:
-            per_image = arrays[name].astype(np.float64)
-            cell.values[name], cell.per_image[name] = float(per_image.mean()), per_image
-    for distance in asked:
-        value, values = distance.measure(torch.from_numpy(arrays[distance.features]))
-        cell.values[distance.name] = value
-        if values is not None:
-            cell.per_image[distance.name] = values
-    if "trace_timestep" in arrays:
-        steps = {name: arrays[f"trace_{name}"] for name in (*TRACED, "evaluations", "timestep")}
-        cell.trace = {name: _mean(values.astype(np.float64)) for name, values in steps.items()}
-    return cell
-
-
-class Table:
-    """Values of cells, and of combinations of cells, with intervals."""
-
-    def __init__(self, plan: Plan, measured: list[Measured], bootstrap: Bootstrap):
-        self.plan, self.measured, self.bootstrap = plan, measured, bootstrap
-
-    def interval(self, metric: str, weights: Mapping[int, float]) -> Interval:
-        """The sum over cells of weight times metric."""
-        value = sum(weight * self.measured[i].values[metric] for i, weight in weights.items())
-        per_image = [weight * self.measured[i].per_image.get(metric, np.nan) for i, weight in weights.items()]
-        return self.bootstrap.interval(value, np.broadcast_to(sum(per_image), self.plan.num_images))
-
-    def cell(self, i: int, names: list[str]) -> dict[str, Any]:
-        """One cell for the record."""
-        metrics = {name: asdict(self.interval(name, {i: 1.0})) for name in names}
-        record = asdict(self.plan.cells[i]) | {"n": self.plan.num_images, "folder": self.plan.folder(i)}
-        return record | {"metrics": metrics, "trace": self.measured[i].trace}
-
-    def differences(self, names: list[str]) -> list[dict[str, Any]]:
-        """Every cell less the cell of the first rule at the same setting, metric by metric."""
-        first = self.plan.guidances[0]
-        base = baselines(self.plan.cells)
-        records = []
-        for i, cell in enumerate(self.plan.cells):
-            if cell.guidance == first:
-                continue
-            where = {"cell": i, "baseline": base[i], **asdict(cell)}
-            for name in names:
-                interval = self.interval(name, {i: 1.0, base[i]: -1.0})
-                records.append({**where, "metric": name, **asdict(interval)})
-        return records
-
-    def match(self, match: Match, names: list[str]) -> dict[str, Any]:
-        """A match for the record: the rule's values there, and what they are more than the baseline's."""
-        weights, record = dict(match.cells), asdict(match) | {"cells": [list(pair) for pair in match.cells]}
-        if not weights:
-            return record
-        values = {name: asdict(self.interval(name, weights)) for name in names}
-        less = {**weights, match.baseline: weights.get(match.baseline, 0.0) - 1.0}
-        return record | {"metrics": values, "minus_baseline": {n: asdict(self.interval(n, less)) for n in names}}
-
-
 def _environment(store: Store, references: Mapping[str, Reference]) -> dict[str, Any]:
     settings = {"replicates": REPLICATES, "level": LEVEL, "seed": SEED, "fewest_images": FEWEST}
     record = read_json(store.folder / "environment.json") | {"intervals": {"method": METHOD, **settings}}
     for network, reference in references.items():
         record[f"reference {network}"] = f"{store.plan.reference}: {reference.statistics.describe()}"
     return record | {f"content of {name}": digest for name, digest in (store.plan.files or {}).items()}
-
-
-def _mean(values: np.ndarray) -> list[float]:
-    """The mean of each column over what is not NaN."""
-    there = np.isfinite(values)
-    counts = there.sum(0)
-    sums = np.where(there, values, 0).sum(0)
-    return [float(total / count) if count else float("nan") for total, count in zip(sums, counts)]
 
 
 def _text(value: float | None) -> str:

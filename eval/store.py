@@ -8,6 +8,7 @@
     seconds/0.jsonl                 what cannot be the same twice: the time that each batch took, one file a process
     prompts.txt                     where they were given as a list
     results.csv, results.json, report.html
+    per_image.npz                   what intervals are resampled from
 
 A batch counts as finished once its npz file is in place, which is written after its images. Every file is written under
 a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.

@@ -10,29 +10,34 @@ from dataclasses import dataclass
 
 import plans
 import statements
-from plans import BURNING, QUALITY, Done, Part
+from plans import BURNING, CONTENDERS, OTHER_HALF, QUALITY, Done, Part, cell
 from statements import Statement
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of cells: a metric along "guidance_scale", "steps" or "evaluations"; or what a trace has, per "step"."""
+    """A figure of cells: a metric along "guidance_scale", "steps" or "evaluations"; or what a trace has, per "step".
+
+    rules: those that are drawn; () for all.
+    """
 
     part: str
     metric: str
     along: str
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Claim:
     """One section of the page. published: the paper's own figures, with their source. left_out: what is not measured.
 
-    matched: the part whose rules are also compared at equal effective scale, if any.
+    parts: names of the comparisons that its statements are about. matched: the one whose rules are also compared at
+    equal effective scale, if any.
     """
 
     title: str
     published: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[str, ...]
     statements: Callable[[Done], list[Statement]]
     charts: tuple[Chart, ...]
     left_out: str = ""
@@ -40,6 +45,20 @@ class Claim:
 
 
 SD, FLOW = "emoji-sd", "emoji-flow"
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("sweep", SD, BURNING, plans.sweep),
+        Part("saving", SD, (*QUALITY, "ssim"), plans.saving, keep="webp"),
+        Part("flow", FLOW, QUALITY, plans.few_steps),
+        Part("front", SD, QUALITY, plans.front, seed_start=OTHER_HALF),
+    )
+}
+"""The comparisons, each after those that it needs the results of."""
+
+_SWEPT = ("cfg", "apg")
+_TUNED = ("cfg", *(cell(rule, 1.0, 1).guidance for rule in CONTENDERS))
 
 CLAIMS: dict[str, Claim] = {
     "apg": Claim(
@@ -50,11 +69,11 @@ CLAIMS: dict[str, Claim] = {
             "FID of EDM2-S without the projection 6.63, without the norm cap 7.93, without momentum 6.85 (Table 2; "
             "notes)",
         ),
-        (Part("sweep", SD, BURNING, plans.burning),),
+        ("sweep",),
         statements.burning,
-        tuple(Chart("sweep", metric, "guidance_scale") for metric in ("fid", "saturation", "clipping")),
-        "APG on the raw prediction, as in diffusers: no spelling of it exists. ComfyUI's node gives cond + w m where "
-        "the paper has cond + (w - 1) m, which is the exact rule one unit higher.",
+        tuple(Chart("sweep", metric, "guidance_scale", _SWEPT) for metric in ("fid", "saturation", "clipping")),
+        "ComfyUI's own code: its node gives cond + w m where the paper has cond + (w - 1) m, which is the exact rule "
+        "one unit higher, and was measured as such.",
     ),
     "ag": Claim(
         "AG saves a quarter of the evaluations at the same quality",
@@ -63,10 +82,10 @@ CLAIMS: dict[str, Claim] = {
             "(arXiv 2312.12487; notes)",
             "LinearAG: 25 evaluations for 20 steps, judged by eye (the same; notes)",
         ),
-        (Part("saving", SD, (*QUALITY, "ssim"), plans.saving, keep="webp"),),
+        ("saving",),
         statements.saving,
         (Chart("saving", "fid", "evaluations"), Chart("saving", "ssim", "evaluations")),
-        "FasterCache of diffusers, which is no rule: `examples/benchmarks/evaluations.py` has it.",
+        "FasterCache of diffusers, which is no rule: `examples/benchmarks/evaluations.py` has it, and wall time.",
     ),
     "raag": Claim(
         "RAAG reaches in few steps what plain guidance needs three times as many for",
@@ -76,12 +95,13 @@ CLAIMS: dict[str, Claim] = {
             "10 steps 32.05 (the same; paper)",
             "clearly worse than CFG on Stable Diffusion 2, say its reviewers",
         ),
-        (
-            Part("flow", FLOW, QUALITY, plans.few_steps),
-            Part("diffusion", SD, QUALITY, plans.few_steps_classic),
-        ),
+        ("sweep", "flow"),
         statements.few_steps,
-        (Chart("flow", "fid", "steps"), Chart("flow", "ratio", "step"), Chart("diffusion", "ratio", "step")),
+        (
+            Chart("flow", "fid", "steps"),
+            Chart("flow", "ratio", "step", ("raag",)),
+            Chart("sweep", "ratio", "step", ("raag",)),
+        ),
         "an epsilon model: emoji-sd, the diffusion model here, predicts v. FID is to drawings, not to 50-step images.",
     ),
     "front": Claim(
@@ -90,13 +110,11 @@ CLAIMS: dict[str, Claim] = {
             "of 8 rules tuned anew on SD3.5-M and FLUX.2-klein-4B hardly any is better than CFG by more than the "
             "margin (arXiv 2608.16786; notes)",
         ),
-        (
-            Part("tuning", SD, QUALITY, plans.tuning, half=0),
-            Part("front", SD, QUALITY, plans.front, half=1),
-        ),
+        ("sweep", "front"),
         statements.front,
-        (Chart("front", "fid", "evaluations"), Chart("tuning", "fid", "guidance_scale")),
-        matched="tuning",
+        (Chart("front", "fid", "evaluations"), Chart("sweep", "fid", "guidance_scale", _TUNED)),
+        "LinearAG's own best scale: it has the one of plain guidance, which it stands in for.",
+        matched="sweep",
     ),
     "stacking": Claim(
         "Which rules add up",
@@ -104,9 +122,9 @@ CLAIMS: dict[str, Claim] = {
             "ImageReward of Qwen-Image in 10 steps: rescale 0.73, with RAAG 1.12; APG 0.85, with RAAG 0.96 (arXiv "
             "2508.03442v4; paper)",
         ),
-        (Part("stacking", SD, QUALITY, plans.stacking),),
+        ("sweep",),
         statements.stacking,
-        (Chart("stacking", "fid", "evaluations"),),
+        (),
         "two rules at once, which have no common formula; what adds up here is a rule and a modifier.",
     ),
 }
@@ -115,7 +133,7 @@ LIMITS = (
     "The models are small, draw emoji on white at 64 x 64 and predict v or a velocity. Which rule wins here need not "
     "win on a large model.",
     "FID is to the drawings that the models were trained on, by a network trained on photographs. Compare its values "
-    "within this page only.",
+    "within this page only; it falls with n.",
     "Scales do not transfer: what is high here is high for these models.",
     "Every interval stands for itself. Among many statements some are decided by chance.",
 )

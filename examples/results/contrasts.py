@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -11,37 +10,22 @@ from typing import Any
 from statements import Statement
 
 from diffguide.eval.bootstrap import Bootstrap
-from diffguide.eval.effort import baselines
-from diffguide.eval.files import plain
-from diffguide.eval.likeness import ssim_to_baseline
-from diffguide.eval.measures import distances, load_networks, measure_reference, networks_of
+from diffguide.eval.files import plain, read_arrays, read_json
 from diffguide.eval.plan import Plan
-from diffguide.eval.results import Distance, Table, measure_cell
+from diffguide.eval.results import PER_IMAGE
 from diffguide.eval.store import Store
 
 
-def intervals(folder: Path, plan: Plan, statements: Iterable[Statement]) -> list[dict[str, Any]]:
-    """Each statement with the value of its sum and the bounds of its interval, None where there is none.
+def intervals(folder: Path, statement: Statement) -> dict[str, Any]:
+    """The statement with the value of its sum and the bounds of its interval, None where there is none.
 
-    folder: of a finished comparison of `plan`. Only the cells and metrics that statements name are measured.
+    folder: of a finished comparison.
     """
-    wanted = [statement for statement in statements if statement.weights]
-    store, base = Store(folder, plan), baselines(plan.cells)
-    extractors, _ = load_networks(plan, "cpu")
-    references, networks = measure_reference(plan, extractors, "cpu"), networks_of(plan)
-    made = {
-        name: Distance(name, networks.of(name), references[networks.of(name)], "cpu")
-        for name in distances(plan.metrics)
-    }
-    measured: list[Any] = [None] * len(plan.cells)
-    for cell in {cell for statement in wanted for cell in statement.weights}:
-        names = list({statement.metric for statement in wanted if cell in statement.weights})
-        arrays = store.read_cell(cell)
-        if "ssim" in names:
-            arrays["ssim"] = ssim_to_baseline(store, cell, base[cell])
-        measured[cell] = measure_cell(arrays, names, [made[name] for name in names if name in made])
-    table = Table(plan, measured, Bootstrap(plan.num_images))
-    return [plain(asdict(one) | asdict(table.interval(one.metric, one.weights))) for one in wanted]
+    results, per_image = read_json(folder / "results.json"), read_arrays(folder / PER_IMAGE) or {}
+    weights = statement.weights
+    value = sum(its * results["cells"][cell]["metrics"][statement.metric]["value"] for cell, its in weights.items())
+    fluctuating = sum(its * per_image[f"{cell:02d}/{statement.metric}"] for cell, its in weights.items())
+    return plain(asdict(statement) | asdict(Bootstrap(results["n"]).interval(value, fluctuating)))
 
 
 def seconds(folder: Path, plan: Plan) -> list[float | None]:

@@ -22,7 +22,8 @@ def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
     figure = Figure(figsize=(8.0, 4.0), layout="constrained", dpi=110)
     axes = figure.subplots()
     axes.set_prop_cycle(color=colormaps["tab20"].colors)
-    for number, (label, cells) in enumerate(_lines(part["cells"], chart.along).items()):
+    chosen = [cell for cell in part["cells"] if not chart.rules or cell["guidance"] in chart.rules]
+    for number, (label, cells) in enumerate(_lines(chosen, chart.along).items()):
         mark = MARKS[number % len(MARKS)]
         if chart.along == "step":
             axes.plot(cells[0]["trace"][chart.metric], marker=mark, markersize=4, label=label)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from claims import CLAIMS, FAILS, HOLDS, LIMITS, UNDECIDED, VERDICTS, Claim, verdict
+from claims import CLAIMS, FAILS, HOLDS, LIMITS, UNDECIDED, VERDICTS, verdict
 from figures import draw
 from tables import cells, matched, said, table
 
@@ -33,14 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/*.png")
     args = parser.parse_args(argv)
     try:
-        claims = read_json(args.runs / "results.json")["claims"]
+        record = read_json(args.runs / "results.json")
     except UserError as error:
         print(f"page.py: error: {one_line(error)}", file=sys.stderr)
         return 2
+    parts, claims = record["parts"], record["claims"]
     figures = args.docs / "results"
     figures.mkdir(parents=True, exist_ok=True)
-    sections = [section(name, CLAIMS[name], record, figures) for name, record in claims.items()]
-    page = "\n\n".join([*head(claims), *sections, *foot(claims)])
+    sections = [section(name, claims[name]["statements"], parts, figures) for name in claims]
+    page = "\n\n".join([*head(claims), *sections, everything(parts), *foot(parts)])
     (args.docs / "results.md").write_text(page + "\n", encoding="utf-8")
     return 0
 
@@ -60,36 +61,43 @@ def head(claims: dict[str, Any]) -> list[str]:
     ]
 
 
-def section(name: str, claim: Claim, record: dict[str, Any], figures: Path) -> str:
-    """One claim: the papers' figures, the statements, charts, tables, the command."""
-    parts = [f'## <a id="{name}"></a>{claim.title}']
-    parts.append("Published:\n\n" + "\n".join(f"- {line}" for line in claim.published))
-    parts.append(f"Measured, {setting(record)}:\n\n{said(record)}")
+def section(name: str, statements: list[dict[str, Any]], parts: dict[str, Any], figures: Path) -> str:
+    """One claim: the papers' figures, the statements, charts."""
+    claim = CLAIMS[name]
+    lines = [f'## <a id="{name}"></a>{claim.title}']
+    lines.append("Published:\n\n" + "\n".join(f"- {line}" for line in claim.published))
+    measured = "; ".join(setting(part, parts[part]) for part in claim.parts)
+    lines.append(f"Measured, {measured}:\n\n{said(statements, parts)}")
     for number, chart in enumerate(claim.charts):
         file = f"{name}-{number}.png"
-        draw(record["parts"][chart.part], chart, figures / file)
-        parts.append(f"![{chart.metric} along {chart.along}, {record['parts'][chart.part]['model']}](results/{file})")
-    for part, results in record["parts"].items():
-        summary = f"<summary>All cells of {part}: {results['model']}, n = {results['n']}</summary>"
-        parts.append(f"<details>{summary}\n\n{cells(results)}\n\n</details>")
+        draw(parts[chart.part], chart, figures / file)
+        lines.append(f"![{chart.metric} along {chart.along}, {parts[chart.part]['model']}](results/{file})")
     if claim.matched:
-        parts.append(f"At equal effective scale:\n\n{matched(record['parts'][claim.matched])}")
+        lines.append(f"At equal effective scale:\n\n{matched(parts[claim.matched])}")
     if claim.left_out:
-        parts.append(f"Not measured: {claim.left_out}")
-    return "\n\n".join([*parts, f"    {record['command']}"])
+        lines.append(f"Not measured: {claim.left_out}")
+    return "\n\n".join(lines)
 
 
-def foot(claims: dict[str, Any]) -> list[str]:
+def everything(parts: dict[str, Any]) -> str:
+    """Every cell of every comparison, and the command that makes it."""
+    lines = ["## All cells"]
+    for part, results in parts.items():
+        lines.append(f"{setting(part, results)}:\n\n    {results['run']}")
+        lines.append(f"<details><summary>{len(results['cells'])} cells</summary>\n\n{cells(results)}\n\n</details>")
+    return "\n\n".join(lines)
+
+
+def foot(parts: dict[str, Any]) -> list[str]:
     """What the evidence cannot show, and what the numbers depend on."""
     known: dict[str, None] = {}
-    for record in claims.values():
-        for results in record["parts"].values():
-            for key, value in results["environment"].items():
-                if key == "versions":
-                    value = ", ".join(f"{package} {number}" for package, number in value.items())
-                if key == "intervals":
-                    value = f"{value['method']}, {value['replicates']} replicates"
-                known[f"- {key}: {value}"] = None
+    for results in parts.values():
+        for key, value in results["environment"].items():
+            if key == "versions":
+                value = ", ".join(f"{package} {number}" for package, number in value.items())
+            if key == "intervals":
+                value = f"{value['method']}, {value['replicates']} replicates"
+            known[f"- {key}: {value}"] = None
     return [
         "## Limits\n\n" + "\n".join(f"- {line}" for line in LIMITS),
         "## What the numbers depend on\n\n" + "\n".join(known),
@@ -101,12 +109,10 @@ def verdicts(record: dict[str, Any]) -> list[str]:
     return [verdict(one["sign"], one["low"], one["high"]) for one in record["statements"]]
 
 
-def setting(record: dict[str, Any]) -> str:
-    """The models of a claim, images of each cell, and seeds."""
-    parts = record["parts"].items()
-    return "; ".join(
-        f"{name}: {its['model']}, n = {its['n']}, seeds {its['seeds'][0]} to {its['seeds'][1]}" for name, its in parts
-    )
+def setting(part: str, results: dict[str, Any]) -> str:
+    """The model of a comparison, images of each cell, and seeds."""
+    first, last = results["seeds"]
+    return f"{part}: {results['model']}, n = {results['n']}, seeds {first} to {last}"
 
 
 if __name__ == "__main__":

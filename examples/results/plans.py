@@ -20,22 +20,28 @@ Results = Mapping[str, Any]
 Done = Mapping[str, Results]
 """The results of the parts of a claim so far, by their names."""
 
-BURNING = ("fid", "precision", "recall", "clip_score", "clipping", "saturation", "contrast")
-QUALITY = ("fid", "clip_score", "saturation")
+BURNING = ("fid", "kid", "precision", "recall", "clip_score", "clipping", "saturation", "contrast")
+QUALITY = ("fid", "kid", "clip_score", "saturation")
+OTHER_HALF = 1 << 20
+"""The first seed of the half on which rules are judged by what was chosen on the other."""
 
+SWEEP_STEPS = 12
 APG_SCALES = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0)
+HIGH = 8.0
+"""The scale at which plain guidance burns here, of ablations and of what is stacked."""
 ABLATED = {
     "projection": "apg:eta=1",
     "norm cap": "apg:norm_per_element=0",
     "momentum": "apg:momentum=0",
 }
 """What APG is without one of its three parts."""
-ABLATION_SCALES = (8.0, 15.0)
+RAW_APG = "apg:space=prediction"
+"""The same on the raw prediction, as diffusers has it."""
 
 SAVING_SCALE, SAVING_STEPS = 4.0, 20
-THRESHOLDS = ["ag", *(f"ag:threshold={gamma},space=denoised" for gamma in (0.95, 0.97, 0.98, 0.995))]
+THRESHOLDS = ["ag", *(f"ag:threshold={gamma},space=denoised" for gamma in (0.95, 0.97, 0.995))]
 """`ag` has the threshold that is calibrated for the model."""
-TRUNCATED = {k: f"cfg+interval:stop={k / SAVING_STEPS:g}" for k in (2, 5, 8, 10, 12, 15, 18)}
+TRUNCATED = {k: f"cfg+interval:stop={k / SAVING_STEPS:g}" for k in (5, 8, 10, 12, 15)}
 """Plain guidance in the first k steps of 20, the conditional prediction after."""
 
 FEW_STEPS = {5: 10, 8: 20, 10: 30, 15: 50}
@@ -43,14 +49,13 @@ FEW_STEPS = {5: 10, 8: 20, 10: 30, 15: 50}
 W_MAX = 10.0
 """RAAG's scale (arXiv 2508.03442v4, App. A.3)."""
 FLOW_SCALE = 3.0
-CLASSIC_STEPS = (10, 25)
 
-CONTENDERS = ("cfg+interval:start=0.2,stop=0.8", "apg", "raag", "ag", "linear-ag", "cfg-zero", "tcfg", "fdg", "beta")
-TUNED_SCALES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-TUNED_STEPS = 20
-FRONT_STEPS = (8, 12, 20)
+CONTENDERS = ("cfg+interval:start=0.2,stop=0.8", "apg", "raag", "ag", "cfg-zero", "tcfg", "fdg", "beta")
+TUNED_SCALES = (2.0, 4.0, 6.0, 8.0)
+FRONT_STEPS = (8, 12)
+LINEAR_STEPS = 20
+"""Of LinearAG, whose coefficients are of one number of steps."""
 
-STACKED_SCALE, STACKED_STEPS = 8.0, 25
 STACKED_RULES = ("apg", "ag", "tcfg")
 STACKED_MODIFIERS = ("interval:start=0.2,stop=0.8", "rescale:phi=0.7", "energy")
 
@@ -59,14 +64,14 @@ STACKED_MODIFIERS = ("interval:start=0.2,stop=0.8", "rescale:phi=0.7", "energy")
 class Part:
     """One comparison of a claim. cells: of it, given the results of the parts before and the number of images.
 
-    half: which half of the seeds, 0 or 1. keep: what becomes of images (SSIM needs them).
+    seed_start: of its images. keep: what becomes of images (SSIM needs them).
     """
 
     name: str
     model: str
     metrics: tuple[str, ...]
     cells: Callable[[Done], Sequence[Cell]]
-    half: int = 0
+    seed_start: int = 0
     keep: str = "none"
 
     def plan(self, done: Done, num_images: int, **options: Any) -> Plan:
@@ -76,7 +81,7 @@ class Part:
             model=self.model,
             metrics=self.metrics,
             num_images=num_images,
-            seed_start=self.half * num_images,
+            seed_start=self.seed_start,
             keep=self.keep,
             **options,
         )
@@ -93,11 +98,14 @@ def with_baseline(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys([*(replace(place, guidance="cfg") for place in cells), *cells]))
 
 
-def burning(done: Done) -> list[Cell]:
-    """APG along the scales; without its parts; one unit above, which is how ComfyUI's node scales it."""
-    sweep = [cell("apg", scale, 25) for scale in APG_SCALES]
-    ablation = [cell(rule, scale, 25) for rule, scale in product(ABLATED.values(), ABLATION_SCALES)]
-    return [*sweep, *ablation, *(cell("apg", scale + 1, 25) for scale in ABLATION_SCALES)]
+def sweep(done: Done) -> list[Cell]:
+    """All rules along the scale; APG without its parts and in other forms; rules with modifiers."""
+    burning = [cell("apg", scale, SWEEP_STEPS) for scale in APG_SCALES]
+    tuned = [cell(rule, scale, SWEEP_STEPS) for rule, scale in product(CONTENDERS, TUNED_SCALES)]
+    forms = [cell(rule, HIGH, SWEEP_STEPS) for rule in (*ABLATED.values(), RAW_APG)]
+    modified = [f"{rule}+{more}" for rule, more in product(("cfg", *STACKED_RULES), STACKED_MODIFIERS)]
+    off_by_one = cell("apg", HIGH + 1, SWEEP_STEPS)  # which is how ComfyUI's node scales it
+    return [*burning, *tuned, *forms, off_by_one, *(cell(rule, HIGH, SWEEP_STEPS) for rule in modified)]
 
 
 def saving(done: Done) -> list[Cell]:
@@ -106,38 +114,30 @@ def saving(done: Done) -> list[Cell]:
 
 
 def few_steps(done: Done) -> list[Cell]:
-    """RAAG and plain guidance at few steps, at both rules' scales, and plain guidance at many steps."""
-    few = [cell("raag", scale, steps) for scale, steps in product((FLOW_SCALE, W_MAX), FEW_STEPS)]
-    return [*few, *(cell("cfg", FLOW_SCALE, steps) for steps in FEW_STEPS.values())]
-
-
-def few_steps_classic(done: Done) -> list[Cell]:
-    """The same on a diffusion model."""
-    return [cell("raag", scale, steps) for scale, steps in product((SAVING_SCALE, W_MAX), CLASSIC_STEPS)]
-
-
-def tuning(done: Done) -> list[Cell]:
-    """Every rule at every scale."""
-    return [cell(rule, scale, TUNED_STEPS) for rule, scale in product(CONTENDERS, TUNED_SCALES)]
+    """RAAG at few steps, and plain guidance at few and at many."""
+    few = [cell("raag", W_MAX, steps) for steps in FEW_STEPS]
+    return [*few, *(cell("cfg", FLOW_SCALE, steps) for pair in FEW_STEPS.items() for steps in pair)]
 
 
 def front(done: Done) -> list[Cell]:
     """Every rule at the scale that was best on the other half of the seeds, with several numbers of steps."""
-    best = best_scales(done["tuning"])
-    several = [(rule, steps) for rule, steps in product(best, FRONT_STEPS) if rule != "linear-ag"]
-    return [cell(rule, best[rule], steps) for rule, steps in [*several, ("linear-ag", TUNED_STEPS)]]
+    best = tuned_scales(done)
+    several = [cell(rule, best[rule], steps) for rule, steps in product(("cfg", *CONTENDERS), FRONT_STEPS)]
+    return [*several, cell("linear-ag", best["cfg"], LINEAR_STEPS)]
 
 
-def best_scales(results: Results, metric: str = "fid") -> dict[str, float]:
-    """The scale at which each rule of a comparison has its lowest value."""
+def tuned_scales(done: Done) -> dict[str, float]:
+    """The best scale of each rule in the sweep, among those that all of them have."""
+    rules = {tidy_guidance(rule): rule for rule in ("cfg", *CONTENDERS)}
+    cells = [its for its in done["sweep"]["cells"] if its["guidance_scale"] in TUNED_SCALES]
+    best = best_scales([its for its in cells if its["guidance"] in rules])
+    return {rules[name]: scale for name, scale in best.items()}
+
+
+def best_scales(cells: Sequence[Mapping[str, Any]], metric: str = "fid") -> dict[str, float]:
+    """The scale at which each rule has its lowest value, from its cells in a record of results."""
     best: dict[str, Any] = {}
-    for place in results["cells"]:
+    for place in cells:
         known = best.setdefault(place["guidance"], place)
         best[place["guidance"]] = min(known, place, key=lambda its: its["metrics"][metric]["value"])
     return {rule: place["guidance_scale"] for rule, place in best.items()}
-
-
-def stacking(done: Done) -> list[Cell]:
-    """Every rule and plain guidance, alone and with each modifier."""
-    rules = [*STACKED_RULES, *(f"{rule}+{more}" for rule, more in product(("cfg", *STACKED_RULES), STACKED_MODIFIERS))]
-    return [cell(rule, STACKED_SCALE, STACKED_STEPS) for rule in rules]

@@ -11,25 +11,24 @@ from itertools import product
 
 from plans import (
     ABLATED,
-    ABLATION_SCALES,
-    CLASSIC_STEPS,
     CONTENDERS,
     FEW_STEPS,
     FLOW_SCALE,
+    HIGH,
+    LINEAR_STEPS,
+    RAW_APG,
     SAVING_SCALE,
     SAVING_STEPS,
     STACKED_MODIFIERS,
     STACKED_RULES,
-    STACKED_SCALE,
-    STACKED_STEPS,
+    SWEEP_STEPS,
     THRESHOLDS,
     TRUNCATED,
-    TUNED_STEPS,
     W_MAX,
     Done,
     Results,
-    best_scales,
     cell,
+    tuned_scales,
 )
 
 from diffguide.eval.effort import interpolate
@@ -78,17 +77,17 @@ class Places:
 
 
 def burning(done: Done) -> list[Statement]:
-    """APG against plain guidance where it burns; without each part; at ComfyUI's scale."""
+    """APG against plain guidance where it burns; without each part; in the forms that others have."""
     at, made = Places("sweep", done["sweep"]), []
-    for scale, metric in product((4.0, *ABLATION_SCALES), ("fid", "saturation", "contrast", "clipping")):
+    for scale, metric in product((4.0, HIGH, 15.0), ("fid", "saturation", "contrast", "clipping")):
         says = f"APG has less {metric.replace('fid', 'FID')} than CFG at scale {scale:g}"
-        made.append(at.less(says, metric, -1, at("apg", scale, 25), at("cfg", scale, 25)))
-    for (name, rule), scale in product(ABLATED.items(), ABLATION_SCALES):
-        says = f"APG without its {name} has more FID at scale {scale:g}"
-        made.append(at.less(says, "fid", 1, at(rule, scale, 25), at("apg", scale, 25)))
-    for scale in ABLATION_SCALES:
-        says = f"APG scaled as in ComfyUI, which is the exact rule at {scale + 1:g}, has more FID than it at {scale:g}"
-        made.append(at.less(says, "fid", 1, at("apg", scale + 1, 25), at("apg", scale, 25)))
+        made.append(at.less(says, metric, -1, at("apg", scale, SWEEP_STEPS), at("cfg", scale, SWEEP_STEPS)))
+    apg = at("apg", HIGH, SWEEP_STEPS)
+    others = {f"without its {name}": at(rule, HIGH, SWEEP_STEPS) for name, rule in ABLATED.items()}
+    others["on the raw prediction, as in diffusers,"] = at(RAW_APG, HIGH, SWEEP_STEPS)
+    others[f"as in ComfyUI, which is the exact rule at {HIGH + 1:g},"] = at("apg", HIGH + 1, SWEEP_STEPS)
+    for name, other in others.items():
+        made.append(at.less(f"APG {name} has more FID at scale {HIGH:g}", "fid", 1, other, apg))
     return made
 
 
@@ -114,39 +113,41 @@ def saving(done: Done) -> list[Statement]:
 
 def few_steps(done: Done) -> list[Statement]:
     """RAAG at few steps, against plain guidance at as many and at up to three times as many; on a diffusion model."""
-    flow, classic, made = Places("flow", done["flow"]), Places("diffusion", done["diffusion"]), []
+    flow, sweep, made = Places("flow", done["flow"]), Places("sweep", done["sweep"]), []
     for few, many in FEW_STEPS.items():
         for steps in (few, many):
             says = f"flow: RAAG in {few} steps has less FID than CFG in {steps}"
             made.append(flow.less(says, "fid", -1, flow("raag", W_MAX, few), flow("cfg", FLOW_SCALE, steps)))
-    for steps in CLASSIC_STEPS:
-        says = f"diffusion: RAAG has more FID than CFG in {steps} steps"
-        cells = classic("raag", W_MAX, steps), classic("cfg", SAVING_SCALE, steps)
-        made.append(classic.less(says, "fid", 1, *cells))
+    best = tuned_scales(done)
+    says = f"diffusion: RAAG at its best scale {best['raag']:g} has more FID than CFG at its best, {best['cfg']:g}"
+    made.append(sweep.less(says, "fid", 1, *(sweep(rule, best[rule], SWEEP_STEPS) for rule in ("raag", "cfg"))))
     return made
 
 
 def front(done: Done) -> list[Statement]:
     """Every rule against plain guidance, each at its own best scale."""
-    at, best = Places("front", done["front"]), best_scales(done["tuning"])
-    plain = at("cfg", best["cfg"], TUNED_STEPS)
-    return [
+    at, best = Places("front", done["front"]), tuned_scales(done)
+    plain = at("cfg", best["cfg"], SWEEP_STEPS)
+    made = [
         at.less(
             f"`{rule}` at its best scale {best[rule]:g} has less FID than CFG at its best, {best['cfg']:g}",
             "fid",
             -1,
-            at(rule, best[rule], TUNED_STEPS),
+            at(rule, best[rule], SWEEP_STEPS),
             plain,
         )
-        for rule in (cell(rule, 1.0, 1).guidance for rule in CONTENDERS)
+        for rule in CONTENDERS
     ]
+    linear = at("linear-ag", best["cfg"], LINEAR_STEPS)
+    says = f"`linear-ag` in {LINEAR_STEPS} steps has less FID than CFG in {SWEEP_STEPS}, which is one evaluation less"
+    return [*made, at.less(says, "fid", -1, linear, plain)]
 
 
 def stacking(done: Done) -> list[Statement]:
     """Both together against the better of the two."""
-    at, made = Places("stacking", done["stacking"]), []
+    at, made = Places("sweep", done["sweep"]), []
     for rule, more in product(STACKED_RULES, STACKED_MODIFIERS):
-        both, *alone = (at(its, STACKED_SCALE, STACKED_STEPS) for its in (f"{rule}+{more}", rule, f"cfg+{more}"))
+        both, *alone = (at(its, HIGH, SWEEP_STEPS) for its in (f"{rule}+{more}", rule, f"cfg+{more}"))
         better = min(alone, key=lambda number: at.value(number, "fid"))
         says = f"`{rule}` and `{more}` together have less FID than the better of the two alone"
         made.append(at.less(says, "fid", -1, both, better))

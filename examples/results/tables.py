@@ -17,11 +17,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def said(record: dict[str, Any]) -> str:
+def said(statements: Sequence[dict[str, Any]], parts: dict[str, Any]) -> str:
     """The statements of a claim: the sum that each is about, its interval, its verdict."""
     rows = []
-    for one in record["statements"]:
-        results = record["parts"][one["part"]]
+    for one in statements:
+        results = parts[one["part"]]
         rows.append(
             [
                 one["says"],

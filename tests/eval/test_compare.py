@@ -55,6 +55,10 @@ def test_results_are_the_means_and_paired_differences_of_what_was_measured(finis
     assert entry["low"] <= entry["value"] <= entry["high"]
     pixels = np.stack([np.asarray(Image.open(store.image_path(3, k))) for k in range(10)])
     assert cell["metrics"]["clipping"]["value"] == pytest.approx(((pixels == 0) | (pixels == 255)).mean(), rel=1e-6)
+    assert results["metrics"] == ["clipping", "saturation", "contrast", "evaluations", "effective_scale"]
+    per_image = read_arrays(folder / "per_image.npz")
+    assert (per_image["03/clipping"] - per_image["01/clipping"]).mean() == pytest.approx(entry["value"])
+    assert len(per_image) == len(results["metrics"]) * len(results["cells"])
     header, *rows = (folder / "results.csv").read_text().splitlines()
     assert header.startswith("guidance,guidance_scale,steps,scheduler,n,clipping,clipping_low")
     assert len(rows) == 4

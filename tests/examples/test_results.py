@@ -32,14 +32,14 @@ def imagined(plan):
 def test_every_cell_has_a_rule_and_every_statement_has_cells(tool):
     from diffguide.eval.columns import COMPUTED
 
-    for name, claim in tool("claims").CLAIMS.items():
-        done, plans = {}, {}
-        for part in claim.parts:
-            plans[part.name] = part.plan(done, 16)
-            done[part.name] = imagined(plans[part.name])
-            for cell in plans[part.name].cells:
-                rule_on(part.model, cell.guidance, cell.guidance_scale, cell.steps, cell.scheduler)
-        statements = claim.statements(done)
+    claims, done, plans = tool("claims"), {}, {}
+    for name, part in claims.PARTS.items():
+        plans[name] = part.plan(done, 16)
+        done[name] = imagined(plans[name])
+        for cell in plans[name].cells:
+            rule_on(part.model, cell.guidance, cell.guidance_scale, cell.steps, cell.scheduler)
+    for name, claim in claims.CLAIMS.items():
+        statements = claim.statements({part: done[part] for part in claim.parts})
         assert len({statement.says for statement in statements}) == len(statements) > 2, name
         for statement in statements:
             plan = plans[statement.part]
@@ -48,16 +48,18 @@ def test_every_cell_has_a_rule_and_every_statement_has_cells(tool):
             assert statement.metric in (*plan.metrics, *COMPUTED)
         for chart in claim.charts:
             assert chart.along == "step" or chart.metric in plans[chart.part].metrics
-        assert not claim.matched or claim.matched in plans
+            assert set(chart.rules) <= set(plans[chart.part].guidances)
+        assert not claim.matched or claim.matched in claim.parts
 
 
 def test_scales_are_tuned_on_other_seeds_than_they_are_judged_on(tool):
-    tuning, front = tool("claims").CLAIMS["front"].parts
-    done = {"tuning": imagined(tuning.plan({}, 16))}
-    assert set(tool("plans").best_scales(done["tuning"]).values()) == {2.0}  # the lowest, as imagined
-    plans = tuning.plan({}, 16), front.plan(done, 16)
-    first, second = ({plan.seed(image) for image in range(16)} for plan in plans)
+    parts = tool("claims").PARTS
+    done = {"sweep": imagined(parts["sweep"].plan({}, 16))}
+    assert set(tool("plans").tuned_scales(done).values()) == {2.0}  # the lowest, as imagined
+    plans = parts["sweep"].plan({}, 4096), parts["front"].plan(done, 4096)
+    first, second = ({plan.seed(image) for image in range(4096)} for plan in plans)
     assert not first & second
+    assert [plan.prompt(9) for plan in plans] == [plans[0].prompt(9)] * 2
     assert {cell.guidance_scale for cell in plans[1].cells} == {2.0}
 
 
@@ -96,17 +98,14 @@ def small_claim(tool, monkeypatch):
             at.less("evaluations", "evaluations", -1, few, more),
         ]
 
-    claim = claims.Claim(
-        "A small claim",
-        ("nothing",),
-        (claims.Part("few", "emoji-sd", ("fid", "saturation", "ssim"), cells, keep="png"),),
-        said,
-        (claims.Chart("few", "fid", "steps"), claims.Chart("few", "ratio", "step")),
-        matched="few",
-    )
+    part = claims.Part("few", "emoji-sd", ("fid", "saturation", "ssim"), cells, keep="png")
+    charts = (claims.Chart("few", "fid", "steps"), claims.Chart("few", "ratio", "step", ("raag",)))
+    claim = claims.Claim("A small claim", ("nothing",), ("few",), said, charts, matched="few")
     monkeypatch.setattr(claims, "CLAIMS", {"small": claim})
+    monkeypatch.setattr(claims, "PARTS", {"few": part})
     for module in ("run", "page"):
         monkeypatch.setattr(tool(module), "CLAIMS", claims.CLAIMS)
+    monkeypatch.setattr(tool("run"), "PARTS", claims.PARTS)
 
 
 @pytest.fixture
@@ -133,8 +132,8 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     run, page = tool("run"), tool("page")
     assert run.main([str(word) for word in (*words, 8)]) == 0
 
-    record = json.loads((output / "results.json").read_text())["claims"]["small"]
-    part, (fid, saturation, other, ssim, evaluations) = record["parts"]["few"], record["statements"]
+    record = json.loads((output / "results.json").read_text())
+    part, (fid, saturation, other, ssim, evaluations) = record["parts"]["few"], record["claims"]["small"]["statements"]
     ends = ("value", "low", "high")
     own = {entry["metric"]: entry for entry in part["differences"] if entry["guidance"] == "raag"}
     for mine, theirs in ((fid, own["fid"]), (saturation, own["saturation"])):  # as `compare` has it
@@ -148,21 +147,27 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     assert evaluations["value"] == -2
     assert all(seconds > 0 for seconds in part["seconds"])
 
-    before = {path: path.stat().st_mtime_ns for path in (output / "small" / "few").rglob("*") if path.is_file()}
-    assert run.main([str(word) for word in (*words, 8)]) == 0
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert json.loads((output / "results.json").read_text())["claims"]["small"] == record
+    folder = output / "few"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    for fewer in (8, 7):  # what is there stays
+        assert run.main([str(word) for word in (*words, fewer)]) == 0
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+        assert json.loads((output / "results.json").read_text()) == record
     capsys.readouterr()
-    assert run.main([str(word) for word in (*words, 9)]) == 2
-    assert "holds another comparison" in capsys.readouterr().err
+    assert run.main([str(word) for word in (*words, 8, "--batch-size", 4)]) == 2
+    assert "holds another comparison (batch size: 8 there, 4 here)" in capsys.readouterr().err
+    assert run.main([str(word) for word in (*words, 9)]) == 0
+    assert "3 of 27 to make" in capsys.readouterr().err
+    record = json.loads((output / "results.json").read_text())
+    (other,) = (its for its in record["claims"]["small"]["statements"] if its["says"] == "saturation, other setting")
 
     assert page.main([str(output), "--docs", str(docs)]) == 0
     text = (docs / "results.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| saturation, other setting |")]
-    assert f"{less:.4f}".replace("-", "\u2212") in row
+    assert f"{other['value']:.4f}".replace("-", "\u2212") in row
     assert row.endswith("| undecided |" if other["low"] <= 0 <= other["high"] else " |")
-    assert f"    {record['command']}" in text
-    assert "n = 8, seeds 0 to 7" in text
+    assert f"    {record['parts']['few']['run']}" in text
+    assert "n = 9, seeds 0 to 8" in text
     for figure in ("small-0.png", "small-1.png"):
         assert f"(results/{figure})" in text
         with Image.open(docs / "results" / figure) as drawn:
