@@ -1,12 +1,13 @@
 """diffguide compare: which rule, at which scale, with how many evaluations, is better on a model, and how sure that is.
 
     diffguide compare --guidance cfg apg ag --guidance-scale 2 4 8 --num-images 512 --output runs/demo
-    accelerate launch --num_processes 2 -m diffguide.eval.compare --guidance cfg apg --output runs/demo
+    accelerate launch --num_processes 2 -m diffguide.eval.compare --guidance cfg apg --output runs/demo   # on two GPUs
+    torchrun --nproc_per_node 2 -m diffguide.eval.compare --guidance cfg apg --output runs/demo           # on two cores
 
 Every rule is sampled at every scale and number of steps from the same seeds and prompts; the first rule is the one that
-the others are compared with. The folder holds images, measurements, results.csv, results.json, per_image.npz and report.html.
-A run that was stopped goes on where it stopped when the same command is given again, and a finished one when more is
-asked for: images, rules, scales or steps.
+the others are compared with. The folder holds images, measurements, results.csv, results.json, per_image.npz and
+report.html. A run that was stopped goes on where it stopped when the same command is given again, and a finished one
+when more is asked for: images, rules, scales or steps.
 """
 
 from __future__ import annotations

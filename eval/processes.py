@@ -1,4 +1,4 @@
-"""The processes of one run: one, or those that `accelerate launch` started, on shared or separate disks."""
+"""The processes of one run: one, or those of `accelerate launch` or `torchrun`, on shared or separate disks."""
 
 from __future__ import annotations
 

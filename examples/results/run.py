@@ -1,7 +1,7 @@
 """Measure the papers' claims: all images of docs/results.md, and results.json, of which page.py makes the page.
 
     python examples/results/run.py --output runs/results
-    accelerate launch --num_processes 2 examples/results/run.py --output runs/results
+    torchrun --nproc_per_node 2 examples/results/run.py --output runs/results
     python examples/results/page.py runs/results
 
 Needs `pip install "diffguide[fid,plot]"`. Goes on where it was stopped when the same command is given again, and from

@@ -244,14 +244,22 @@ def test_two_processes_on_separate_disks_give_what_one_gives(tiny_plan, digest, 
 
 
 @pytest.mark.slow
-def test_accelerate_launch_gives_what_one_process_gives(tiny_plan, digest, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "processes"),
+    [
+        (["torch.distributed.run", "--nproc_per_node", "2"], 2),
+        (["accelerate.commands.launch", "--cpu", "--num_processes", "2"], 1),  # accelerate starts several on GPUs only
+    ],
+)
+def test_launched_processes_give_what_one_gives(tiny_plan, digest, tmp_path, launcher, processes):
     plan = tiny_plan(num_images=20)
     words = command(plan, tmp_path / "two", tmp_path / "prompts.txt")
     torch.set_num_threads(1)
     assert main(["compare", *words[:-1], str(tmp_path / "one")]) == 0
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, "-m", "diffguide.eval.compare", *words], check=True, timeout=170, env=environment)
+    environment, module = {**os.environ, "OMP_NUM_THREADS": "1"}, ["-m", "diffguide.eval.compare"]
+    launch = [sys.executable, "-m", *launcher, *module, *words]
+    subprocess.run(launch, check=True, timeout=170, env=environment)
     assert digest(tmp_path / "two") == digest(tmp_path / "one")
+    assert len(list((tmp_path / "two" / "seconds").iterdir())) == processes
     arrays = [read_arrays(path) for path in (tmp_path / "two").rglob("*.npz")]
     assert all(arrays)

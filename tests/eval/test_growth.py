@@ -34,7 +34,10 @@ def test_what_would_lose_images_or_change_them_is_refused(finished_run, tiny_pla
     for plan, message in [
         (tiny_plan(num_images=9), "num images: 10 there, 9 here"),
         (tiny_plan(num_images=20, batch_size=8), "batch size: 4 there, 8 here"),
-        (tiny_plan(num_images=20, prompts=("red apple", "green pear", "fig")), "prompts: 2 in another order there, fig here"),
+        (
+            tiny_plan(num_images=20, prompts=("red apple", "green pear", "fig")),
+            "prompts: 2 in another order there, fig here",
+        ),
         (tiny_plan(guidances=("cfg",)), "cells: apg at scale 2, 2 steps, apg at scale 8, 2 steps there"),
         (tiny_plan(guidances=("apg", "cfg")), "cells: 4 in another order there"),
         (tiny_plan(num_images=20, seed_start=5), "seed start: 0 there, 5 here"),
