@@ -1,6 +1,8 @@
-"""Write docs/results.md and its figures from the results.json of run.py, and from nothing else.
+"""Write docs/results.md and its figures from what run.py left, and from nothing else but --evidence.
 
-python examples/results/page.py runs/results
+    python examples/results/page.py runs/results --evidence runs/evidence/evidence.json
+
+--evidence: what examples/train_lcd/evidence.py wrote, for the claim about rewards.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import rewarded
 from claims import CLAIMS, FAILS, HOLDS, LIMITS, UNDECIDED, VERDICTS, verdict
 from figures import draw
+from gallery import draw_gallery
 from tables import cells, matched, said, table
 
 from diffguide.eval.bootstrap import LEVEL
@@ -26,36 +30,51 @@ It **{HOLDS}** where the whole {LEVEL:.0%} interval of that difference lies on t
 Precision and recall have no interval, and nothing is said of them."""
 
 
+GALLERY = """## Without numbers
+
+Each row is a prompt and its noise, each column a rule at a scale.
+
+![the same prompts and noise under several rules](results/gallery.png)"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the page; the exit status, 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="what run.py was given as --output")
+    parser.add_argument("--evidence", type=Path, help="evidence.json, for the claim about rewards")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/*.png")
     args = parser.parse_args(argv)
     try:
         record = read_json(args.runs / "results.json")
+        evidence = read_json(args.evidence) if args.evidence else None
     except UserError as error:
         print(f"page.py: error: {one_line(error)}", file=sys.stderr)
         return 2
     parts, claims = record["parts"], record["claims"]
+    titles = {name: (CLAIMS[name].title, verdicts(claims[name])) for name in claims}
     figures = args.docs / "results"
     figures.mkdir(parents=True, exist_ok=True)
     sections = [section(name, claims[name]["statements"], parts, figures) for name in claims]
-    page = "\n\n".join([*head(claims), *sections, everything(parts), *foot(parts)])
+    if evidence:
+        titles[rewarded.NAME] = rewarded.TITLE, [one["verdict"] for one in rewarded.statements(evidence)]
+        sections.append(rewarded.section(evidence))
+    if draw_gallery(args.runs, figures / "gallery.png"):
+        sections.insert(0, GALLERY)
+    page = "\n\n".join([*head(titles), *sections, everything(parts), *foot(parts)])
     (args.docs / "results.md").write_text(page + "\n", encoding="utf-8")
     return 0
 
 
-def head(claims: dict[str, Any]) -> list[str]:
-    """The title, the verdicts of all claims, and the rule that they come from."""
+def head(titles: dict[str, tuple[str, list[str]]]) -> list[str]:
+    """The page's title, the verdicts of all claims, and the rule that they come from."""
     rows = [
-        [f"[{CLAIMS[name].title}](#{name})", *(str(verdicts(record).count(word)) for word in VERDICTS)]
-        for name, record in claims.items()
+        [f"[{title}](#{name})", *(str(verdicts.count(word)) for word in VERDICTS)]
+        for name, (title, verdicts) in titles.items()
     ]
     return [
         "# The papers' claims, measured",
-        "Written by `python examples/results/page.py runs/results`; no number was typed by hand but those of the "
-        "papers.",
+        "Written by `python examples/results/page.py runs/results --evidence runs/evidence/evidence.json`; no number "
+        "was typed by hand but those of the papers.",
         table(["claim: its statements that", *VERDICTS], rows),
         RULE,
     ]

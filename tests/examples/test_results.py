@@ -52,6 +52,25 @@ def test_every_cell_has_a_rule_and_every_statement_has_cells(tool):
         assert not claim.matched or claim.matched in claim.parts
 
 
+def test_the_gallery_shows_what_is_sampled_and_kept(tool, tmp_path):
+    from PIL import Image
+
+    from diffguide.eval.store import Store
+
+    gallery, plan = tool("gallery"), tool("claims").PARTS["sweep"].plan({}, 7)
+    assert not gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")
+    store = Store(tmp_path / "sweep", plan)
+    store.make_folders()
+    (tmp_path / "sweep" / "plan.json").write_text(json.dumps(plan.to_dict()))
+    for place in gallery.cells():
+        for image in range(7):
+            if plan.keeps(image):
+                Image.new("RGB", (64, 64), "red").save(store.image_path(plan.cells.index(place), image))
+    assert gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")
+    with Image.open(tmp_path / "gallery.png") as drawn:
+        assert (255, 0, 0) in {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20)}
+
+
 def test_scales_are_tuned_on_other_seeds_than_they_are_judged_on(tool):
     parts = tool("claims").PARTS
     done = {"sweep": imagined(parts["sweep"].plan({}, 16))}
@@ -172,6 +191,19 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
         assert f"(results/{figure})" in text
         with Image.open(docs / "results" / figure) as drawn:
             assert drawn.size == (880, 440)
+
+
+def test_what_rewards_do_is_read_from_the_evidence(tool):
+    change = {"value": 0.8, "difference": [0.01, 0.002, 0.02]}
+    arm = dict.fromkeys(("reward", "judge", "fd", "high_frequency"), change) | {"precision": 0.4, "recall": 0.6}
+    given = {"num_images": "128", "students": "['rg-lcd=runs/rg', 'b=c']", "seed": "0", "extractor": "inception"}
+    evidence = {"arguments": given, "arms": {"lcm": arm | {"seconds": 0.4}, "rocm-kl": arm | {"seconds": 0.4}}}
+    rewarded = tool("rewarded")
+    assert [one["verdict"] for one in rewarded.statements(evidence)] == ["holds", "does not hold"]  # judge; FID
+    text = rewarded.section(evidence)
+    assert "| ROCM (KL) raises the judge's score | 0.0100 [0.0020, 0.0200] | holds |" in text
+    assert "evidence.py --num-images 128 --students rg-lcd=runs/rg b=c --seed 0 --extractor inception" in text
+    assert "| rocm-kl | 0.8000 | 0.8000 | 0.80 | 0.8000 | 0.400 | 0.600 | 0.4 |" in text
 
 
 def test_a_page_of_nothing_is_a_mistake(tool, tmp_path, capsys):
