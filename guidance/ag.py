@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .base import Guidance, finite
-from .basis import Scalar
 from .step import Step
 from .tensors import gram, precise, ratio, restored
 from .trace import Measurement
@@ -69,28 +68,26 @@ class AdaptiveGuidance(Guidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Scale w for the samples that had not crossed before this step, 1 for the others."""
         c, u = precise(cond), precise(uncond)
-        difference = c - u
-        x, b = self._in_own_space(c, latents, step)
-        xx, xd, dd = gram(x, difference)
-        if isinstance(b, Tensor):
-            xd, dd, b = xd * b, dd * (b * b), 1.0
-        xy = torch.sub(xx, xd, alpha=b)
-        yy = torch.sub(xy, xd, alpha=b).add_(dd, alpha=b * b)
-        cosine = ratio(xy, (xx * yy).sqrt_())
+        xx, xy, yy = gram(*self._in_own_space(c, u, latents, step))
+        cosine = ratio(xy, xx.mul_(yy).sqrt_())
         crossed = step.state.get("crossed")
         if crossed is None:
             crossed = torch.zeros_like(cosine, dtype=torch.bool)
         step.decision, step.state["crossed"] = crossed.flatten(), crossed | (cosine >= self.threshold)
-        scale = torch.where(crossed, 1.0, self.guidance_scale)
-        guided = torch.addcmul(u, difference, scale)
-        return restored(guided, cond), Measurement.of_scale(c, difference, scale)
+        scale = torch.full_like(cosine, self.guidance_scale).masked_fill_(crossed, 1.0)
+        guided = torch.lerp(u, c, scale)
+        return restored(guided, cond), Measurement.of_scale(c, u, scale)
 
-    def _in_own_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
-        """(x, b) with x the conditional prediction there and d b the difference, up to a factor common to both.
+    def _in_own_space(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Both predictions there, up to a factor common to both.
 
         Not divided by b as `in_space` does: it is 0 for the noise of flow models at sigma 1.
         """
         a, b = step.to_space(self.space)
         if isinstance(a, float) and isinstance(b, float):
-            return (cond, 1.0) if a == 0 else (torch.add(precise(latents), cond, alpha=b / a), b / a)
-        return torch.addcmul(precise(latents) * a, cond, torch.as_tensor(b, device=cond.device)), b
+            if a == 0:
+                return cond, uncond
+            z = precise(latents)
+            return torch.add(z, cond, alpha=b / a), torch.add(z, uncond, alpha=b / a)
+        z, factor = precise(latents) * a, torch.as_tensor(b, device=cond.device)
+        return torch.addcmul(z, cond, factor), torch.addcmul(z, uncond, factor)

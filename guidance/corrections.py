@@ -114,8 +114,8 @@ class EnergyPreserving(Correction):
         g = precise(guided)
         wanted = self._energy(self.in_space(precise(cond), latents, step)[0])
         x, _ = self.in_space(g, latents, step)
-        factor = _factor(wanted, self._energy(x)).sqrt_()
-        return restored(torch.addcmul(g, x, factor - 1, out=None if x is g else x), guided)
+        more = _factor(wanted, self._energy(x)).sqrt_().sub_(1)
+        return restored(torch.addcmul(g, x, more, out=None if x is g else x), guided)
 
     def _energy(self, x: Tensor) -> Tensor:
         if self.percentiles is None:

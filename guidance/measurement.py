@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .basis import Combination
-from .tensors import inner, precise
+from .tensors import gram, inner, precise, squared_norm
 
 
 class Measurement:
@@ -25,9 +25,14 @@ class Measurement:
         return _OfTensors(cond, difference, guided)
 
     @classmethod
-    def of_scale(cls, cond: Tensor, difference: Tensor, scale: Tensor | float) -> Measurement:
-        """For guided = uncond + scale difference, which costs less to measure. scale: a number, or (B, 1, ...)."""
-        return _OfScale(cond, difference, scale)
+    def of_scale(
+        cls, cond: Tensor, uncond: Tensor, scale: Tensor | float, difference: Tensor | None = None
+    ) -> Measurement:
+        """For guided = uncond + scale difference, which costs less to measure. scale: a number, or (B, 1, ...).
+
+        difference: cond - uncond, if the rule has it; else it is taken when `numbers` asks.
+        """
+        return _OfScale(cond, uncond, scale, difference)
 
     @classmethod
     def of_move(cls, cond: Tensor, guided: Tensor) -> Measurement:
@@ -66,7 +71,7 @@ class _OfTensors(Measurement):
         cond, difference = precise(self.cond), precise(self.difference)
         move = precise(self.guided) - cond
         numbers = _products(cond, difference)
-        numbers |= {"gd": numbers["cd"] + inner(move, difference).flatten(), "update": inner(move, move).flatten()}
+        numbers |= {"gd": numbers["cd"] + inner(move, difference).flatten(), "update": squared_norm(move).flatten()}
         return numbers
 
     def corrected(self, guided: Tensor) -> Measurement:
@@ -81,7 +86,7 @@ class _OfMove(Measurement):
 
     def numbers(self) -> dict[str, Tensor]:
         move = precise(self.guided) - precise(self.cond)
-        return {"update": inner(move, move).flatten()}
+        return {"update": squared_norm(move).flatten()}
 
     def corrected(self, guided: Tensor) -> Measurement:
         return _OfMove(self.cond, guided)
@@ -90,12 +95,15 @@ class _OfMove(Measurement):
 class _OfScale(Measurement):
     """g - c is a multiple of d."""
 
-    def __init__(self, cond: Tensor, difference: Tensor, scale: Tensor | float):
-        self.cond, self.difference, self.scale = cond, difference, scale
+    def __init__(self, cond: Tensor, uncond: Tensor, scale: Tensor | float, difference: Tensor | None):
+        self.cond, self.uncond, self.scale, self._difference = cond, uncond, scale, difference
+
+    @property
+    def difference(self) -> Tensor:
+        return self.cond - self.uncond if self._difference is None else self._difference
 
     def numbers(self) -> dict[str, Tensor]:
-        cond, difference = precise(self.cond), precise(self.difference)
-        numbers, extra = _products(cond, difference), self.scale - 1
+        numbers, extra = _products(precise(self.cond), precise(self.difference)), self.scale - 1
         extra = extra.flatten() if isinstance(extra, Tensor) else extra
         along = extra * numbers["dd"]
         numbers |= {"gd": numbers["cd"] + along, "update": extra * along}
@@ -106,5 +114,4 @@ class _OfScale(Measurement):
 
 
 def _products(cond: Tensor, difference: Tensor) -> dict[str, Tensor]:
-    pairs = {"cc": (cond, cond), "cd": (cond, difference), "dd": (difference, difference)}
-    return {name: inner(*pair).flatten() for name, pair in pairs.items()}
+    return {name: product.flatten() for name, product in zip(("cc", "cd", "dd"), gram(cond, difference))}

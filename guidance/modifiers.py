@@ -7,6 +7,7 @@ the order of their stages: `Rescale(Interval(rule))` and `Interval(Rescale(rule)
 from __future__ import annotations
 
 import copy
+from operator import attrgetter
 from typing import ClassVar
 
 from torch import Tensor
@@ -48,13 +49,19 @@ class Modifier(Guidance):
     @property
     def modifiers(self) -> list[Modifier]:
         """This modifier and those inside it, in the order in which they act."""
-        inner = self.rule.modifiers if isinstance(self.rule, Modifier) else []
-        return sorted([self, *inner], key=lambda modifier: modifier.order)
+        found, rule = [self], self.rule
+        while isinstance(rule, Modifier):
+            found.append(rule)
+            rule = rule.rule
+        return sorted(found, key=attrgetter("order"))
 
     @property
     def core(self) -> Guidance:
         """The rule without its modifiers."""
-        return self.rule.core if isinstance(self.rule, Modifier) else self.rule
+        rule = self.rule
+        while isinstance(rule, Modifier):
+            rule = rule.rule
+        return rule
 
     @property
     def guidance_scale(self) -> float:  # type: ignore[override]
@@ -91,42 +98,46 @@ class Modifier(Guidance):
 
     def needs_uncond(self, step: Step) -> bool:
         """As the rule at the scale of this step; not where a modifier leaves it out."""
-        return all(modifier.active(step) for modifier in self.modifiers) and self._at(step).needs_uncond(step)
+        modifiers = self.modifiers
+        return all(modifier.active(step) for modifier in modifiers) and self._at(step, modifiers).needs_uncond(step)
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """The rule at the scale of this step, then the corrections."""
-        guided, measured = self._at(step).guide(cond, uncond, latents, step)
-        corrected = self._corrected(guided, cond, latents, step)
+        modifiers = self.modifiers
+        guided, measured = self._at(step, modifiers).guide(cond, uncond, latents, step)
+        corrected = _corrected(modifiers, guided, cond, latents, step)
         return corrected, measured if corrected is guided else measured.corrected(corrected)
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The conditional prediction where a modifier leaves the rule out, else what the rule makes of it."""
-        inside = all(modifier.active(step) for modifier in self.modifiers)
-        guided = self._at(step).guide_cond(cond, latents, step) if inside else cond
-        corrected = self._corrected(guided, cond, latents, step, inside)
+        modifiers = self.modifiers
+        inside = all(modifier.active(step) for modifier in modifiers)
+        guided = self._at(step, modifiers).guide_cond(cond, latents, step) if inside else cond
+        acting = [modifier for modifier in modifiers if inside or modifier.outside]
+        corrected = _corrected(acting, guided, cond, latents, step)
         if step.measured is not None and corrected is not guided:
             step.measured = step.measured.corrected(corrected)
         return corrected
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
         """As the rule."""
-        return self._at(step).after_step(latents, step)
+        return self._at(step, self.modifiers).after_step(latents, step)
 
-    def _at(self, step: Step) -> Guidance:
-        """The rule without modifiers at the scale of this step."""
+    def _at(self, step: Step, modifiers: list[Modifier]) -> Guidance:
+        """The rule without modifiers at the scale that they give it at this step."""
         core = self.core
         scale = core.guidance_scale
-        for modifier in self.modifiers:
+        for modifier in modifiers:
             scale = modifier.scale(scale, step)
         return core if scale == core.guidance_scale else core.with_scale(scale)
 
-    def _corrected(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step, inside: bool = True) -> Tensor:
-        if step.decision == "zeroed":
-            return guided  # a velocity of zero is a standstill, not a prediction to correct
-        for modifier in self.modifiers:
-            if inside or modifier.outside:
-                guided = modifier.correct(guided, cond, latents, step)
-        return guided
+
+def _corrected(modifiers: list[Modifier], guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+    if step.decision == "zeroed":
+        return guided  # a velocity of zero is a standstill, not a prediction to correct
+    for modifier in modifiers:
+        guided = modifier.correct(guided, cond, latents, step)
+    return guided
 
 
 class Interval(Modifier):

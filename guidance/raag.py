@@ -57,4 +57,4 @@ class RatioAwareAdaptiveGuidance(Guidance):
         rho = ratio(squared_norm(difference), squared_norm(u)).sqrt()
         scale = (-self.alpha * rho).exp() * (self.guidance_scale - 1) + 1
         guided = torch.addcmul(u, difference, scale)
-        return restored(guided, cond), Measurement.of_scale(c, difference, scale)
+        return restored(guided, cond), Measurement.of_scale(c, uncond, scale, difference)

@@ -43,7 +43,7 @@ class Conditional(Guidance):
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """The conditional prediction, where a pipeline has made both all the same."""
-        return cond, Measurement.of_scale(cond, cond - uncond, 1.0)
+        return cond, Measurement.of_scale(cond, uncond, 1.0)
 
 
 class RewardGuidance(Modifier):

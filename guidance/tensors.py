@@ -10,13 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PRECISE = (torch.float32, torch.float64)
+TINY = torch.finfo(torch.float32).tiny
 LARGE = 1 << 16
-"""Elements of a sample from which an inner product of its own is faster than one for the whole batch, on a CPU."""
+"""Elements of a sample from which an inner product of its own is faster than one for the whole batch, on a CPU; for
+those of a tensor with itself, four times as many.
+"""
 
 
 def precise(tensor: Tensor) -> Tensor:
     """The tensor in the dtype that rules calculate in: float32, or float64 where it is that already."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return tensor if tensor.dtype in PRECISE else tensor.float()
 
 
 def restored(tensor: Tensor, like: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ def inner(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of two tensors (B, ...), a scalar per sample, never in a precision below their own."""
     if _alone(first):
         return first.reshape(-1).dot(second.reshape(-1))
-    return _batched((first, second))[0]
+    return _batched((first, second), ((0, 1),))[0]
 
 
 def squared_norm(tensor: Tensor) -> Tensor:
@@ -36,7 +40,7 @@ def squared_norm(tensor: Tensor) -> Tensor:
     if _alone(tensor):
         x = tensor.reshape(-1)
         return x.dot(x)
-    return _batched((tensor, tensor))[0]
+    return _batched((tensor,), ((0, 0),))[0]
 
 
 def gram(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
@@ -44,7 +48,7 @@ def gram(first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
     if _alone(first):
         x, y = first.reshape(-1), second.reshape(-1)
         return x.dot(x), x.dot(y), y.dot(y)
-    return _batched((first, first), (first, second), (second, second))
+    return _batched((first, second), ((0, 0), (0, 1), (1, 1)))
 
 
 def _alone(tensor: Tensor) -> bool:
@@ -52,28 +56,39 @@ def _alone(tensor: Tensor) -> bool:
     return tensor.shape[0] == 1 and tensor.is_cpu
 
 
-def _batched(*pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """The inner product of each pair, (B, 1, ...)."""
-    first = pairs[0][0]
-    shape = (-1, *[1] * (first.ndim - 1))
-    if first.is_cpu and first[0].numel() >= LARGE:  # `vecdot` writes the products out
-        dots = [x.dot(y) for pair in pairs for x, y in zip(*(tensor.flatten(1) for tensor in pair))]
+def _batched(tensors: tuple[Tensor, ...], pairs: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
+    """The inner product of each pair of the tensors, given by their places, (B, 1, ...)."""
+    like, rows = tensors[0], [tensor.flatten(1) for tensor in tensors]
+    shape = (-1, *[1] * (like.ndim - 1))
+    large = LARGE if len(tensors) > 1 else 4 * LARGE  # `vecdot` writes the products out
+    if like.is_cpu and like.shape[1:].numel() >= large:
+        samples = [row.unbind() for row in rows]
+        dots = [x.dot(y) for i, j in pairs for x, y in zip(samples[i], samples[j])]
         return torch.stack(dots).view(len(pairs), *shape).unbind()
-    return tuple([_by_row(*pair).view(shape) for pair in pairs])
+    return tuple([_by_row(rows[i], rows[j]).view(shape) for i, j in pairs])
 
 
 def _by_row(first: Tensor, second: Tensor) -> Tensor:
     """(B,); no matrix product, which on some devices may be allowed to round to TF32."""
     if first is second:
-        return torch.linalg.vector_norm(first.flatten(1), dim=1).square()
-    return torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+        return torch.linalg.vector_norm(first, dim=1).square()
+    return torch.linalg.vecdot(first, second)
 
 
-def total(tensor: Tensor) -> Tensor:
-    """The sum of the elements of a tensor (B, ...), a scalar per sample."""
-    return tensor.sum() if tensor.shape[0] == 1 else tensor.sum(tuple(range(1, tensor.ndim)), keepdim=True)
+def variation(tensor: Tensor) -> Tensor:
+    """Variance times elements of a tensor (B, ...), a scalar per sample: several times as fast as `torch.var` on a CPU.
+
+    It can be a little below 0 by rounding.
+    """
+    if _alone(tensor):
+        x = tensor.reshape(-1)
+        square, total = x.dot(x), x.sum()
+    else:
+        square = squared_norm(tensor)
+        total = tensor.flatten(1).sum(1).view_as(square)
+    return torch.addcmul(square, total, total, value=-1 / tensor.shape[1:].numel())
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator of two norms or inner products; 0 where both are 0."""
-    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny)
+    """numerator / denominator of two norms or inner products, 0 where both are 0; the denominator is overwritten."""
+    return numerator / denominator.clamp_(min=TINY)
