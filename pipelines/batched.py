@@ -9,6 +9,7 @@ text, between the first two, and the image keeps the pipeline's own scale s_I:
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,20 +23,23 @@ from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stac
 from .errors import UserError
 from .evaluating import evaluated
 from .halves import Halves
-from .regions import latents_in, region, watch_latents
+from .regions import inside, latents_in, region, watch_latents
 
 ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond"), "single": ("cond",)}
 
 
 @dataclass
 class BatchedCall(Call):
-    """All predictions of a step in one call. Lists hold one entry per output of the model that is a prediction."""
+    """All predictions of a step in one call. Lists hold one entry per output of the model that is a prediction.
+
+    moved: for `Layout.further_calls`, the region, the conditional prediction and the guided one.
+    """
 
     rows: int = 0
     samples: list[Tensor] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     halved: bool = False
-    moved: list[Tensor] = field(default_factory=list)
+    moved: list[tuple[Any, Tensor, Tensor]] = field(default_factory=list)
     given: Any = None
     where: Any = ...
     count: int | None = None
@@ -45,7 +49,7 @@ class BatchedCall(Call):
         if self.layout.tokens:
             self.restore = watch_latents(self.pipe, lambda count: setattr(self, "count", count))
 
-    @property
+    @functools.cached_property
     def order(self) -> tuple[str, ...]:
         """What the parts of the batch are, in order."""
         if self.layout.calls != "single" and self.layout.third and self.arguments.get(self.layout.third[0]) is not None:
@@ -87,7 +91,7 @@ class BatchedCall(Call):
             if not self.layout.further_calls or not self.moved or len(predictions[0]) * len(self.order) != self.rows:
                 return output
             # Compared with the conditional prediction, in whose place the pipeline has the guided one.
-            return with_predictions(output, [p + move for p, move in zip(predictions, self.moved)])
+            return with_predictions(output, [_moved(p, *move) for p, move in zip(predictions, self.moved)])
         self.moved, answers = [], []
         for sample, prediction, step in zip(self.samples, predictions, self.steps):
             answers.append(self._guided(sample, prediction, step))
@@ -97,13 +101,13 @@ class BatchedCall(Call):
     def _guided(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
         """One output of the model with the rule's result in each of its parts."""
         order = self.order
-        cut = len(prediction) < self.rows
-        whole = torch.cat([prediction] * len(order)) if cut else prediction
-        where = self._where(sample, prediction)
-        self.where = where
-        parts = dict(zip(order, whole[where].chunk(len(order))))
-        seen = whole[where] if self.layout.width == "all" else latents_in(sample, whole, where)
-        latents = seen.chunk(len(order))[order.index("cond")]
+        cut = prediction.shape[0] < self.rows
+        self.where = where = self._where(sample, prediction)
+        seen = inside(prediction, where)
+        parts = dict(zip(order, [seen] * len(order) if cut else seen.chunk(len(order))))
+        latents = parts["cond"]
+        if self.layout.width != "all":
+            latents = latents_in(sample.chunk(len(order))[order.index("cond")], latents, where)
         cond, base = parts["cond"], parts.get("image", parts.get("uncond"))
         measured = None
         if self.halved or base is None:
@@ -115,21 +119,23 @@ class BatchedCall(Call):
         if "image" in parts:
             guided = guided + (self.third_scale - 1) * (parts["image"] - parts["uncond"])
         if step is self.steps[0]:
-            self.trace.append(step, 1 if cut else len(order), len(guided), measured)
+            self.trace.append(step, 1 if cut else len(order), guided.shape[0], measured)
         if self.layout.further_calls:
-            moved = torch.zeros_like(whole[: len(guided)])
-            moved[where] = guided - cond
-            self.moved.append(moved)
-        answer = whole.clone()  # a rule may remember the predictions themselves
-        answer[where] = torch.cat([guided.to(answer.dtype)] * len(order))
-        return answer
+            self.moved.append((where, cond, guided))
+        answer = torch.cat([guided.to(prediction.dtype)] * len(order))  # a rule may remember the predictions themselves
+        if where is ...:
+            return answer
+        whole = torch.cat([prediction] * len(order)) if cut else prediction.clone()
+        whole[where] = answer
+        return whole
 
     def _conditional(self) -> Arguments:
         """The arguments of the denoiser for its conditional half alone."""
         module, args, kwargs = self.given
         if len(self.order) == 1:
             return args, kwargs
-        return Halves(self.layout, self.rows, self.order.index("cond")).cut(_named(module, args), args, kwargs)
+        half = self.once(("half", self.rows), lambda: Halves(self.layout, self.rows, self.order.index("cond")))
+        return half.cut(self.once(("names", module, len(args)), lambda: _named(module, args)), args, kwargs)
 
     def _evaluate(self, latents: Tensor) -> Tensor:
         """`Step.evaluate`."""
@@ -137,11 +143,17 @@ class BatchedCall(Call):
 
     def _where(self, sample: Tensor, prediction: Tensor) -> Any:
         """The part of model input and prediction that is latents."""
+        question = "where", sample.shape, prediction.shape, self.count
+        return self.once(question, lambda: self._found(sample, prediction))
+
+    def _found(self, sample: Tensor, prediction: Tensor) -> Any:
         layout, dim = self.layout, self.layout.channel_dim
         where = region(self.pipe, layout, self.count)
         if where is not ... or layout.width == "all":
             return where
         if layout.width == "shared":
+            if sample.shape[1:] == prediction.shape[1:]:
+                return ...
             shared = [slice(0, min(sizes)) for sizes in zip(sample.shape[1:], prediction.shape[1:])]
             return (slice(None), *shared)
         width = prediction.shape[dim] // 2 if layout.width == "half" else layout.width
@@ -165,6 +177,13 @@ class BatchedCall(Call):
         if self.restore is not None:
             self.restore()
             self.restore = None
+
+
+def _moved(prediction: Tensor, where: Any, cond: Tensor, guided: Tensor) -> Tensor:
+    """Another prediction, moved in the region as far as the rule moved the conditional one."""
+    moved = prediction.clone()
+    moved[where] += guided - cond
+    return moved
 
 
 def _named(module: nn.Module, args: tuple[Any, ...]) -> list[str]:

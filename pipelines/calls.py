@@ -21,6 +21,7 @@ from diffguide.guidance import Guidance, Step, Trace
 from .decoding import Decoder
 from .errors import UserError
 from .layouts import Layout
+from .levels import Levels
 from .parametrization import describe_step, restated
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -30,7 +31,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 class Call:
     """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way.
 
-    decoder: what makes images of x0; None: nothing does.
+    decoder: what makes images of x0; None: nothing does. levels: the scheduler's tables. known: what `once` knows.
     """
 
     pipe: Any
@@ -43,6 +44,14 @@ class Call:
     step: Step = field(default_factory=Step)
     index: int = 0
     undo: list[Callable[[], None]] = field(default_factory=list)
+    levels: Levels = field(default_factory=Levels)
+    known: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, question: Any, answer: Callable[[], Any]) -> Any:
+        """The answer to a question that has the same one all through the call: looked up once, not at each step."""
+        if question not in self.known:
+            self.known[question] = answer()
+        return self.known[question]
 
     def next_step(
         self,
@@ -55,7 +64,7 @@ class Call:
 
         The timestep is the scheduler's: some hand the model a scaled one.
         """
-        scheduler = getattr(self.pipe, self.layout.scheduler)
+        scheduler = self._scheduler
         timestep = getattr(self.pipe, "_current_timestep", None)
         if scheduler.config.get("invert_sigmas"):
             timestep = None  # Mochi states it the other way round than its scheduler
@@ -66,18 +75,24 @@ class Call:
         if isinstance(timestep, Tensor) and timestep.ndim:
             timestep = timestep.flatten()[0]
         total = getattr(self.pipe, "_num_timesteps", None) or len(scheduler.timesteps)
-        step = restated(describe_step(scheduler, timestep, self.index, total, self.state), self.layout.predicts)
+        step = describe_step(scheduler, timestep, self.index, total, self.state, self.levels)
+        step = restated(step, self.layout.predicts)
         if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
             # The pipeline itself has read these from the device; x0 would need a sigma per frame.
             step = replace(step, sigma=None, denoised=None, noise=None, kernel=None)
-        decode = None if self.layout.streams else self.decoder
-        if decode is not None and not decode.takes(stacked(sample_of(args, kwargs))):
-            decode = None
-        self.step = replace(
-            step, model=model_name(self.pipe), prompts=self._prompts(rows), decode=decode, evaluate=evaluate
-        )
+        step.model = self.once("model", lambda: model_name(self.pipe))
+        step.prompts = self.once(("prompts", rows), lambda: self._prompts(rows))
+        step.evaluate, step.decode = evaluate, None
+        if self.decoder is not None and not self.layout.streams:
+            sample, decoder = stacked(sample_of(args, kwargs)), self.decoder
+            step.decode = decoder if self.once(("decode", sample.shape), lambda: decoder.takes(sample)) else None
+        self.step = step
         self.index += 1
-        return self.step
+        return step
+
+    @property
+    def _scheduler(self) -> Any:
+        return getattr(self.pipe, self.layout.scheduler)
 
     def _prompts(self, rows: int) -> tuple[str, ...]:
         """The text of each row: every pipeline has the images of one prompt next to each other."""

@@ -12,8 +12,7 @@ from diffusers import DiffusionPipeline
 
 def caller() -> Any:
     """The pipeline whose `__call__` is the innermost under way, or None."""
-    frame = _innermost()
-    return None if frame is None else frame.f_locals["self"]
+    return _innermost().get("self")
 
 
 def variables_of(pipe: Any) -> Mapping[str, Any]:
@@ -21,15 +20,17 @@ def variables_of(pipe: Any) -> Mapping[str, Any]:
 
     What a pipeline works out of its arguments, such as height and width, is nowhere else.
     """
-    frame = _innermost()
-    return frame.f_locals if frame is not None and frame.f_locals["self"] is pipe else {}
+    variables = _innermost()
+    return variables if variables.get("self") is pipe else {}
 
 
-def _innermost() -> FrameType | None:
+def _innermost() -> Mapping[str, Any]:
+    """The variables of that `__call__`, asked for once: a frame makes a dictionary of them each time; {} if none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        is_method = frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",)
-        if is_method and isinstance(frame.f_locals["self"], DiffusionPipeline):
-            return frame
+        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
+            variables = frame.f_locals
+            if isinstance(variables["self"], DiffusionPipeline):
+                return variables
         frame = frame.f_back
-    return None
+    return {}

@@ -19,6 +19,7 @@ from .guiders import GuiderRule, is_guider
 from .guiders_repair import repaired
 from .handle import GuidanceCallback
 from .layouts import Layout
+from .levels import Levels
 from .parametrization import describe_step
 
 
@@ -28,13 +29,13 @@ class _Stepped:
     def begin_at(self, scheduler: Any) -> None:
         """Take the scheduler; nothing is remembered."""
         self.scheduler = scheduler
-        self.trace, self._memory = Trace(), dict[str, Any]()
+        self.trace, self._memory, self._levels = Trace(), dict[str, Any](), Levels()
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)  # type: ignore[misc]
         if step == 0:
             self.begin_at(self.scheduler)
-        self.step = describe_step(self.scheduler, timestep, step, num_inference_steps, self._memory)
+        self.step = describe_step(self.scheduler, timestep, step, num_inference_steps, self._memory, self._levels)
 
 
 class RuleGuider(_Stepped, BaseGuidance):

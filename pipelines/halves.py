@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,11 @@ class Halves:
         )
 
     def _named(self, name: str, value: Any) -> Any:
-        split = dict(self.layout.split)
         if name in (*SHARED, *self.layout.shared):
             return value
         if name in self.layout.lists:
             return None if value is None else value[self._half(len(value))]
-        return self._take(value, split.get(name))
+        return self._take(value, self._split.get(name))
 
     def _take(self, value: Any, dim: int | None) -> Any:
         """The half of every tensor in `value`: along `dim`, or along the first dimension where that has all rows."""
@@ -44,10 +44,14 @@ class Halves:
                 return value.chunk(2, dim)[self.index]
             return value[self._half(self.rows)] if value.ndim and value.shape[0] == self.rows else value
         if isinstance(value, dict):
-            return {name: self._take(entry, dict(self.layout.split).get(name, dim)) for name, entry in value.items()}
+            return {name: self._take(entry, self._split.get(name, dim)) for name, entry in value.items()}
         if isinstance(value, (tuple, list)):
             return type(value)(self._take(entry, dim) for entry in value)
         return value
+
+    @functools.cached_property
+    def _split(self) -> dict[str, int]:
+        return dict(self.layout.split)
 
     def _half(self, length: int) -> slice:
         return slice(0, length // 2) if self.index == 0 else slice(length // 2, None)

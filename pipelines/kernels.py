@@ -14,15 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Pair = tuple[Tensor | float, Tensor | float]
+from diffguide.guidance.basis import Scalar
+
+from .levels import Levels, integer
+
+Pair = tuple[Scalar, Scalar]
 
 CLEAN: Pair = (1.0, 0.0)
 
 
-def kernel(scheduler: Any, timestep: Any, prediction: str, index: int | None) -> Pair | None:
+def kernel(scheduler: Any, timestep: Any, prediction: str, index: int | None, levels: Levels) -> Pair | None:
     """(a, s) of N(a x0, s^2 I); s is 0 at the last step. None for a scheduler that says too little. No device sync.
 
-    timestep: that of the evaluation. index: its place in `scheduler.sigmas`, None where there are none.
+    timestep: that of the evaluation. index: its place in `scheduler.sigmas`, None where there are none. levels: what
+    was read of the scheduler's tables in this call.
     """
     name = type(scheduler).__name__
     if name == "DDPMWuerstchenScheduler":
@@ -32,22 +37,24 @@ def kernel(scheduler: Any, timestep: Any, prediction: str, index: int | None) ->
         sigma = share_of_angle(_next(scheduler.timesteps, timestep, 0.0))
         return 1 - sigma, sigma
     if index is not None:
-        level = _next_sigma(scheduler, index)
+        level = _next_sigma(scheduler, index, levels)
         if level is None:
             return CLEAN
         if prediction == "flow":
             return (level, 1 - level) if scheduler.config.get("invert_sigmas") else (1 - level, level)
-        if hasattr(scheduler, "precondition_inputs"):
+        if hasattr(type(scheduler), "precondition_inputs"):
+            level = torch.as_tensor(level)
             scale = scheduler.precondition_inputs(level.new_ones(()), level)
             return scale, scale * level
-        alpha = (level.square() + 1).rsqrt()
+        alpha = (level * level + 1) ** -0.5
         return alpha, level * alpha
     if prediction in ("flow", "unknown") or not hasattr(scheduler, "alphas_cumprod"):
         return None
-    place = _next_timestep(scheduler, torch.as_tensor(timestep))
+    place = _next_timestep(scheduler, integer(timestep))
     if place is None:
         return None
-    return _variance_preserving(scheduler.alphas_cumprod.to(place.device)[place.clamp(min=0)], place >= 0)
+    first = place.clamp(min=0) if isinstance(place, Tensor) else max(place, 0)
+    return _variance_preserving(levels.at(scheduler.alphas_cumprod, first), place >= 0)
 
 
 def share_of_angle(angle: Tensor) -> Tensor:
@@ -55,25 +62,28 @@ def share_of_angle(angle: Tensor) -> Tensor:
     return angle.sin() / (angle.cos() + angle.sin())
 
 
-def _variance_preserving(signal: Tensor, noisy: Tensor) -> Pair:
-    signal = torch.where(noisy, signal, 1.0)
-    return signal.sqrt(), (1 - signal).sqrt()
+def _variance_preserving(signal: Scalar, noisy: Tensor | bool) -> Pair:
+    if isinstance(noisy, Tensor):
+        signal = torch.where(noisy, signal, 1.0)
+    elif not noisy:
+        return CLEAN
+    return signal**0.5, (1 - signal) ** 0.5
 
 
-def _next_sigma(scheduler: Any, index: int) -> Tensor | None:
+def _next_sigma(scheduler: Any, index: int, levels: Levels) -> Scalar | None:
     """The sigma that the step from evaluation `index` ends at; None at the last."""
     sigmas = scheduler.sigmas
     if index + 2 >= len(sigmas):  # whatever little noise the scheduler's table ends with
         return None
     if type(scheduler).__name__.startswith("KDPM2") and scheduler.state_in_first_order:
         ancestral = "Ancestral" in type(scheduler).__name__  # each of the two has its midpoints in another place
-        return scheduler.sigmas_interpol[index if ancestral else index + 1]
-    return sigmas[index + 1]
+        return levels.at(scheduler.sigmas_interpol, index if ancestral else index + 1)
+    return levels.at(sigmas, index + 1)
 
 
-def _next_timestep(scheduler: Any, timestep: Tensor) -> Tensor | None:
+def _next_timestep(scheduler: Any, timestep: int | Tensor) -> int | Tensor | None:
     """The timestep that the step ends at, for schedulers that go by timesteps alone; below 0 at the last."""
-    timestep, name, config = timestep.long(), type(scheduler).__name__, scheduler.config
+    name, config = type(scheduler).__name__, scheduler.config
     if name == "PNDMScheduler":
         if not config.skip_prk_steps:
             return None
@@ -81,9 +91,10 @@ def _next_timestep(scheduler: Any, timestep: Tensor) -> Tensor | None:
             return timestep
     if name == "PNDMScheduler" or "DDIM" in name or name == "CogVideoXDPMScheduler":
         return timestep - config.num_train_timesteps // scheduler.num_inference_steps
-    return _next(scheduler.timesteps, timestep, -1)
+    return integer(_next(scheduler.timesteps, timestep, -1))
 
 
-def _next(timesteps: Tensor, timestep: Tensor, end: float) -> Tensor:
+def _next(timesteps: Tensor, timestep: int | Tensor, end: float) -> Tensor:
     """The largest of the timesteps below this one, `end` if there is none."""
-    return torch.where(timesteps < timestep.to(timesteps.device), timesteps, end).amax()
+    timestep = timestep.to(timesteps.device) if isinstance(timestep, Tensor) else timestep
+    return torch.where(timesteps < timestep, timesteps, end).amax()

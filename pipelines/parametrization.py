@@ -15,8 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from diffguide.guidance import Step
+from diffguide.guidance.basis import Scalar
 
 from .kernels import Pair, kernel, share_of_angle
+from .levels import Levels, integer, number, numbers, over
 
 
 def prediction_type(scheduler: Any) -> str:
@@ -29,56 +31,60 @@ def prediction_type(scheduler: Any) -> str:
     return "flow" if kind in ("flow_prediction", "trigflow") else kind
 
 
-def describe_step(scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any]) -> Step:
+def describe_step(
+    scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any], levels: Levels | None = None
+) -> Step:
     """The Step of the evaluation that is about to be made.
 
-    timestep: as in `scheduler.timesteps`, a number or a tensor of no dimension. Nothing is read back from the device,
-    save by a scheduler that has not looked its own index up yet (once a call; it would do so at its first step). What
-    the scheduler keeps on the CPU becomes a number: no rule pays for a tensor of no dimension.
+    timestep: as in `scheduler.timesteps`, a number or a tensor of no dimension. levels: the scheduler's tables, kept
+    from one evaluation of a call to the next. What they say becomes a number: no rule pays for a tensor of no
+    dimension. Nothing is read back from the device but, at the first evaluation of a call, those tables, and by a
+    scheduler its own index. A timestep on a device, in a scheduler without sigmas, leaves all that follows there.
     """
+    levels = levels or Levels()
     place = _place(scheduler, timestep)
-    step = _described(scheduler, timestep, index, total, state, place)
-    following = kernel(scheduler, timestep, step.prediction, place)
-    levels = {"timestep": _number(step.timestep), "sigma": _number(step.sigma)}
-    pairs = {"denoised": _numbers(step.denoised), "noise": _numbers(step.noise), "kernel": _numbers(following)}
-    return replace(step, scheduler=type(scheduler).__name__, **levels, **pairs)
+    step = _described(scheduler, timestep, index, total, state, place, levels)
+    step.scheduler, step.timestep, step.sigma = type(scheduler).__name__, number(timestep), number(step.sigma)
+    step.denoised, step.noise = numbers(step.denoised), numbers(step.noise)
+    step.kernel = numbers(kernel(scheduler, timestep, step.prediction, place, levels))
+    return step
 
 
-def _described(scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any], place: int | None) -> Step:
+def _described(
+    scheduler: Any, timestep: Any, index: int, total: int, state: dict[str, Any], place: int | None, levels: Levels
+) -> Step:
     prediction = prediction_type(scheduler)
-    sigma = _sigma(scheduler, timestep, place)
-    denoised: Pair | None
-    noise: Pair | None
+    if place is not None and prediction != "flow" and hasattr(type(scheduler), "precondition_inputs"):
+        sigma = scheduler.sigmas[place]
+        return Step(index, total, timestep, sigma, prediction, *_edm(scheduler, sigma), state)
+    sigma = _sigma(scheduler, timestep, place, levels)
+    denoised: Pair | None = None
+    noise: Pair | None = None
     if prediction == "flow":
         if sigma is None:
             return Step(index, total, timestep, None, prediction, state=state)
         if scheduler.config.get("invert_sigmas"):  # sigma is the share of signal, and time runs the other way
             return Step(index, total, timestep, 1 - sigma, prediction, (1.0, 1 - sigma), (1.0, -sigma), state)
         return Step(index, total, timestep, sigma, prediction, (1.0, -sigma), (1.0, 1 - sigma), state)
-    if hasattr(scheduler, "precondition_inputs") and sigma is not None:
-        return Step(index, total, timestep, sigma, prediction, *_edm(scheduler, sigma), state)
     if type(scheduler).__name__ == "DDPMWuerstchenScheduler":  # alpha_cumprod of a timestep in [0, 1]; predicts noise
         signal, prediction = scheduler._alpha_cumprod(timestep, timestep.device), "epsilon"
-        alpha, s = signal.sqrt(), (1 - signal).sqrt()
+        alpha, s = signal**0.5, (1 - signal) ** 0.5
         sigma = s / alpha
     elif prediction == "unknown":
         return Step(index, total, timestep, sigma, prediction, state=state)
     elif sigma is None:
-        cumulative = scheduler.alphas_cumprod
-        if isinstance(timestep, Tensor):
-            cumulative, timestep = cumulative.to(timestep.device), timestep.long()
-        signal = cumulative[timestep]
-        alpha, s = signal.sqrt(), (1 - signal).sqrt()
-        sigma = s / alpha
+        signal = levels.at(scheduler.alphas_cumprod, integer(timestep))
+        alpha, s = signal**0.5, (1 - signal) ** 0.5
+        sigma = over(s, alpha)
     else:
-        alpha = (sigma.square() + 1).rsqrt()
+        alpha = (sigma * sigma + 1) ** -0.5
         s = sigma * alpha
-    maps: dict[str, tuple[Pair | None, Pair]] = {
-        "epsilon": ((1 / alpha, -s / alpha), (0.0, 1.0)),
-        "v_prediction": ((alpha, -s), (s, alpha)),
-        "sample": ((0.0, 1.0), (1 / s, -alpha / s)),
-    }
-    denoised, noise = maps.get(prediction, (None, None))
+    if prediction == "epsilon":
+        denoised, noise = (over(1.0, alpha), over(-s, alpha)), (0.0, 1.0)
+    elif prediction == "v_prediction":
+        denoised, noise = (alpha, -s), (s, alpha)
+    elif prediction == "sample":
+        denoised, noise = (0.0, 1.0), (over(1.0, s), over(-alpha, s))
     if prediction == "epsilon" and scheduler.config.get("rescale_betas_zero_snr"):
         denoised = None  # at the first step alpha is 0, and the noise says nothing of x0
     return Step(index, total, timestep, sigma, prediction, denoised, noise, state)
@@ -97,14 +103,6 @@ def restated(step: Step, predicts: str) -> Step:
     if predicts == "sample":
         return replace(step, prediction="sample", denoised=(0.0, 1.0), noise=None)
     return replace(step, denoised=None, noise=None, kernel=None) if predicts else step
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, Tensor) and value.device.type == "cpu" and not value.ndim else value
-
-
-def _numbers(pair: Any) -> Any:
-    return pair and (_number(pair[0]), _number(pair[1]))
 
 
 def _edm(scheduler: Any, sigma: Tensor) -> tuple[Pair, Pair]:
@@ -129,12 +127,12 @@ def _place(scheduler: Any, timestep: Any) -> int | None:
     return scheduler.index_for_timestep(timestep) if index is None else index
 
 
-def _sigma(scheduler: Any, timestep: Any, place: int | None) -> Tensor | None:
+def _sigma(scheduler: Any, timestep: Any, place: int | None, levels: Levels) -> Scalar | None:
     """The scheduler's sigma at this evaluation, or None where it keeps none."""
     if type(scheduler).__name__ == "SCMScheduler":
         return share_of_angle(timestep)
     if place is None:
         return None
     if type(scheduler).__name__ == "KDPM2DiscreteScheduler" and not scheduler.state_in_first_order:
-        return scheduler.sigmas_interpol[place]  # its second-order evaluations are made between two sigmas
-    return scheduler.sigmas[place]
+        return levels.at(scheduler.sigmas_interpol, place)  # its second-order evaluations are made between two sigmas
+    return levels.at(scheduler.sigmas, place)

@@ -27,13 +27,21 @@ def region(pipe: Any, layout: Layout, count: int | None) -> Any:
     return ...
 
 
+def inside(tensor: Tensor, where: Any) -> Tensor:
+    """A tensor in the region `where`; itself, without a call of torch, where that is everything."""
+    return tensor if where is ... else tensor[where]
+
+
 def latents_in(sample: Tensor, prediction: Tensor, where: Any) -> Tensor:
-    """The latents in a model input: in its region `where`, and as large as the prediction there.
+    """The latents in a model input: in its region `where`, and as large as `prediction`, which is that in the region.
 
     Conditions come after the latents, as more channels. Outside the region a prediction may have less than the input:
     a model that remembers its reference images says nothing of them.
     """
-    return sample[where][tuple(slice(0, size) for size in prediction[where].shape)]
+    latents = inside(sample, where)
+    if latents.shape == prediction.shape:
+        return latents
+    return latents[tuple(slice(0, size) for size in prediction.shape)]
 
 
 def watch_latents(pipe: Any, report: Callable[[int], None]) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from .answering import answer
 from .calls import Call, fills_cache, predictions_of, with_predictions
 from .errors import UserError
 from .evaluating import evaluated
-from .regions import latents_in, region, watch_latents
+from .regions import inside, latents_in, region, watch_latents
 
 
 @dataclass
@@ -81,12 +81,12 @@ class TwoCalls(Call):
         self.cond = _tensors(output)
         samples = [kwargs[name] for name in ("hidden_states", *self.layout.streams)]
         self.where = [region(self.pipe, self.layout, self.count), *(... for _ in self.layout.streams)]
-        self.latents = [latents_in(z, c, where) for z, c, where in zip(samples, self.cond, self.where)]
+        self.latents = [latents_in(z, inside(c, where), where) for z, c, where in zip(samples, self.cond, self.where)]
         self.mask = kwargs.get(self.layout.mask)
         self.kept = [c.to(torch.float32 if self.layout.float32 else c.dtype, copy=True) for c in self.cond]
         if self.alone:
             for kept, cond, latents, where, step in self._each():
-                kept[where] = self.rule.guide_cond(cond[where], latents, step)
+                kept[where] = self.rule.guide_cond(inside(cond, where), latents, step)
             # A cache of the unconditional call that is filled at the first step has to be filled.
             if kwargs.get("kv_cache_mode") != "extract":
                 self._answer_next_call(module, output)
@@ -99,7 +99,8 @@ class TwoCalls(Call):
             if self.alone:
                 result = kept[where].clone()
             else:
-                seen = [self._visible(tensor.to(kept.dtype)) for tensor in (cond[where], uncond[where], latents)]
+                both = inside(cond, where), inside(uncond, where)
+                seen = [self._visible(tensor.to(kept.dtype)) for tensor in (*both, latents)]
                 result, measures = self.rule.guide(seen[0], seen[1], seen[2], step)
                 measured = measures if k == 0 else measured
                 if self.layout.copied:
@@ -120,10 +121,6 @@ class TwoCalls(Call):
     def _visible(self, tensor: Tensor) -> Tensor:
         """Zero where the pipeline overwrites the prediction, so that no inner product has a share from there."""
         return tensor if self.mask is None else tensor * (1 - self.mask)
-
-    @property
-    def _scheduler(self) -> Any:
-        return getattr(self.pipe, self.layout.scheduler)
 
     @property
     def _native_extra(self) -> float:
