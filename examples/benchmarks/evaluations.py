@@ -7,7 +7,7 @@ The embedded models under plain guidance by the pipeline itself and by the engin
 guidance as they ship calibrated, and diffusers' own means: the skipping of unconditional halves in FasterCache, and the
 callback that cuts guidance off. All make the same pictures in turn, round after round, each round with other prompts
 and seeds; ratios are medians over rounds, with the range of their middle half. What the engine itself costs is taken
-from many short runs in pairs, with an interval. With one thread, seconds are those of the processor, to which other
+from many short runs in turns, with an interval. With one thread, seconds are those of the processor, to which other
 programs add little. Evaluations are counted where latents enter the denoiser's first layer. Similarity is that of the
 pictures to those of the pipeline's own plain guidance.
 """
@@ -15,7 +15,6 @@ pictures to those of the pipeline's own plain guidance.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import logging
@@ -26,13 +25,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from saving_table import interval, show, spread
+from engine_cost import claims
+from saving_table import show, spread
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from ways import native, variants
+from ways import variants
 
-from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance
-from diffguide.pipelines import guide, load_pipeline
+from diffguide.pipelines import load_pipeline
 from diffguide.pipelines.embedded import EMBEDDED
 
 PROMPTS = ("red apple", "grinning face", "woman cook", "sailboat", "tiger face", "pizza", "rocket", "sunflower",
@@ -50,9 +49,10 @@ def main() -> None:
         pipe = load_pipeline(name, device=args.device, progress_bar=False)
         scale = EMBEDDED[name].guidance_scale
         for batch in args.batches:
-            bench = Bench(pipe, scale, batch, args.steps)
+            bench = Bench(pipe, batch, args.steps)
             rows = bench.compare(variants(pipe, name, scale, args), rounds(args))
-            report.append({"model": name, "batch": batch, "rows": rows, **bench.claims(rounds(args))})
+            engine = claims(pipe, scale, bench.run, rounds(args), args.short_steps)
+            report.append({"model": name, "batch": batch, "rows": rows, **engine})
             show(report[-1], args.steps)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
@@ -66,6 +66,7 @@ def parse() -> argparse.Namespace:
     add("--models", nargs="+", default=["emoji-sd", "emoji-flow"])
     add("--batches", nargs="+", type=int, default=[1, 16])
     add("--steps", type=int, default=20)
+    add("--short-steps", type=int, default=6, help="of the runs that time the engine itself (default 6)")
     add("--seconds", type=float, default=20.0, help="of each of both parts, per model and batch (default 20)")
     add("--rounds", type=int, default=1, help="at least so many of each part, however long they take (default 1)")
     add("--ag-threshold", type=float, help="in denoised space; default: that of the calibration that ships")
@@ -93,8 +94,8 @@ def seeds(first: int, count: int) -> list[torch.Generator]:
 class Bench:
     """Pictures of one pipeline at one batch size, timed and counted."""
 
-    def __init__(self, pipe: Any, scale: float, batch: int, steps: int):
-        self.pipe, self.scale, self.batch, self.steps = pipe, scale, batch, steps
+    def __init__(self, pipe: Any, batch: int, steps: int):
+        self.batch, self.steps = batch, steps
         denoiser = getattr(pipe, "transformer", None) or pipe.unet
         self.rows = 0
         first = getattr(denoiser, "pos_embed", None) or denoiser.conv_in
@@ -152,38 +153,6 @@ class Bench:
             "ssim": float(structural_similarity_index_measure(pictures, reference, data_range=1.0)),
             "psnr": None if same else float(peak_signal_noise_ratio(pictures, reference, data_range=1.0)),
         }
-
-    def claims(self, numbers: Iterable[int], steps: int = 4) -> dict[str, Any]:
-        """The engine beside the bare pipeline, in pairs; a conditional step beside a full one, of the engine.
-
-        Short runs up to the latents, in turns forward and backward: what a run costs beside its steps weighs more than
-        it would in a whole one, and the machine's slow changes fall on both of a pair.
-        """
-        ways = {
-            "bare": lambda: contextlib.nullcontext(native(self.pipe, self.scale)),
-            "engine": lambda: guide(self.pipe, ClassifierFreeGuidance(self.scale)),
-            "conditional": lambda: guide(self.pipe, AdaptiveGuidance(self.scale, -1.0)),
-        }
-        whole: list[float] = []
-        share: list[float] = []
-        for number in numbers:
-            runs = {name: self._short(ways[name], number, steps) for name in (ways if number % 2 else reversed(ways))}
-            whole.append(runs["engine"][0] / runs["bare"][0])
-            share.append(runs["conditional"][1] / runs["engine"][1])
-        return {"pairs": len(whole), "engine_to_bare": interval(whole), "conditional_step_to_full": interval(share)}
-
-    def _short(self, way: Any, number: int, steps: int) -> tuple[float, float]:
-        """Seconds of a short run, and of the median of its steps but the first."""
-        ends: list[float] = []
-
-        def callback(pipe: Any, index: int, timestep: Any, tensors: Any) -> Any:
-            ends.append(self.clock())
-            return tensors
-
-        with warnings.catch_warnings(), way() as call:
-            warnings.simplefilter("ignore")
-            seconds, *_ = self.run(call, number, steps, output_type="latent", callback_on_step_end=callback)
-        return seconds, statistics.median(late - early for early, late in itertools.pairwise(ends))
 
 
 if __name__ == "__main__":

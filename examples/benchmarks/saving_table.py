@@ -6,6 +6,18 @@ import random
 import statistics
 from typing import Any
 
+CLAIMS = {
+    "engine_to_bare": "engine, plain guidance, to bare pipeline: whole runs, processor",
+    "engine_to_bare_wall": "    the same, wall",
+    "engine_to_bare_outside": "    by the difference outside of the denoiser: whole runs",
+    "engine_step_to_bare": "    a step",
+    "step_ms": "    milliseconds a step",
+    "setup_ms": "    milliseconds a call, beside its steps",
+    "conditional_step_to_full": "a conditional step to a full one, of the engine: processor",
+    "conditional_step_to_full_wall": "    the same, wall",
+    "conditional_denoiser_to_full": "    the denoiser alone: processor",
+}
+
 
 def interval(values: list[float], draws: int = 4000) -> list[float]:
     """Median, and its 95 % interval by bootstrap."""
@@ -33,10 +45,7 @@ def show(result: dict[str, Any], steps: int) -> None:
             f"{row['name']:44s}{row['seconds']:10.4f}{row['evaluations']:7.1f}{ratio:10.3f}"
             f"{f'{low:.3f}-{high:.3f}':>14s}{row['ssim']:7.3f}{psnr:>7s}"
         )
-    print(f"{result['pairs']} pairs of short runs: median and its 95 % interval")
-    for key, text in (
-        ("engine_to_bare", "engine with plain guidance to bare pipeline"),
-        ("conditional_step_to_full", "a conditional step to a full one"),
-    ):
-        ratio, low, high = result[key]
-        print(f"{text:44s}{ratio:8.3f} ({low:.3f} to {high:.3f})", flush=True)
+    print(f"{result['pairs']} rounds of runs of {result['short_steps']} steps: median and its 95 % interval")
+    for key, text in CLAIMS.items():
+        middle, low, high = result[key]
+        print(f"{text:62s}{middle:8.3f} ({low:.3f} to {high:.3f})", flush=True)

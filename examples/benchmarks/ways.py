@@ -50,11 +50,16 @@ def cut_off(pipe: Any, scale: float) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def faster_cache(pipe: Any, scale: float) -> Iterator[Callable[..., Any]]:
-    """Every fifth unconditional evaluation in the lower two thirds of the noise, its defaults; attention as it is."""
+    """Every fifth unconditional evaluation in the lower two thirds of the noise, its defaults; attention as it is.
+
+    It halves whatever tensor comes by position. A UNet's timestep, which has no rows, does: it is named on the way.
+    """
     from diffusers.hooks import FasterCacheConfig, HookRegistry, apply_faster_cache
 
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
-    names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+    names = ["sample", "hidden_states", "encoder_hidden_states", "pooled_projections"]
+    if hasattr(pipe, "transformer"):
+        names.append("timestep")  # a row for each picture
     config = FasterCacheConfig(
         spatial_attention_block_skip_range=None,
         tensor_format="BCHW",
@@ -62,8 +67,15 @@ def faster_cache(pipe: Any, scale: float) -> Iterator[Callable[..., Any]]:
         attention_weight_callback=lambda module: 0.5,
         _unconditional_conditional_input_kwargs_identifiers=names,
     )
+    naming = denoiser.register_forward_pre_hook(by_name, with_kwargs=True)
     apply_faster_cache(denoiser, config)
     try:
         yield native(pipe, scale)
     finally:
         HookRegistry.check_if_exists_or_initialize(denoiser).remove_hook("faster_cache_denoiser", recurse=True)
+        naming.remove()
+
+
+def by_name(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+    """The arguments of a UNet without those by position; those of a transformer have names already."""
+    return (), dict(zip(("sample", "timestep"), args)) | kwargs
