@@ -135,6 +135,7 @@ LIMITS = (
     "FID is to the drawings that the models were trained on, by a network trained on photographs. Compare its values "
     "within this page only; it falls with n.",
     "Scales do not transfer: what is high here is high for these models.",
+    "Seconds are those of one machine with other work beside it: `examples/benchmarks` compares time.",
     "Every interval stands for itself. Among many statements some are decided by chance.",
 )
 

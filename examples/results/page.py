@@ -60,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
         sections.append(rewarded.section(evidence))
     if draw_gallery(args.runs, figures / "gallery.png"):
         sections.insert(0, GALLERY)
-    page = "\n\n".join([*head(titles), *sections, everything(parts), *foot(parts)])
+    sizes = sorted({results["n"] for results in parts.values()})
+    page = "\n\n".join([*head(titles, sizes), *sections, everything(parts), *foot(parts)])
     (args.docs / "results.md").write_text(page + "\n", encoding="utf-8")
     return 0
 
 
-def head(titles: dict[str, tuple[str, list[str]]]) -> list[str]:
-    """The page's title, the verdicts of all claims, and the rule that they come from."""
+def head(titles: dict[str, tuple[str, list[str]]], sizes: list[int]) -> list[str]:
+    """The page's title, the verdicts of all claims, and the rule that they come from. sizes: images of a cell."""
     rows = [
         [f"[{title}](#{name})", *(str(verdicts.count(word)) for word in VERDICTS)]
         for name, (title, verdicts) in titles.items()
@@ -74,7 +75,8 @@ def head(titles: dict[str, tuple[str, list[str]]]) -> list[str]:
     return [
         "# The papers' claims, measured",
         "Written by `python examples/results/page.py runs/results --evidence runs/evidence/evidence.json`; no number "
-        "was typed by hand but those of the papers.",
+        f"was typed by hand but those of the papers. Cells have {' or '.join(map(str, sizes))} images. The commands "
+        "below with a larger `--num-images` go on from there, and narrow the intervals.",
         table(["claim: its statements that", *VERDICTS], rows),
         RULE,
     ]
