@@ -21,7 +21,7 @@ def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
     """Write the chart of a part's cells to `path`."""
     figure = Figure(figsize=(8.0, 4.0), layout="constrained", dpi=110)
     axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)
+    axes.set_prop_cycle(color=[*colormaps["tab10"].colors, *colormaps["Dark2"].colors])
     chosen = [cell for cell in part["cells"] if not chart.rules or cell["guidance"] in chart.rules]
     for number, (label, cells) in enumerate(_lines(chosen, chart.along).items()):
         mark = MARKS[number % len(MARKS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ SHOWN: tuple[tuple[str, str, float], ...] = (
     ("RAAG, 8", "raag", HIGH),
     ("CFG-Zero*, 8", "cfg-zero", HIGH),
     ("TCFG, 8", "tcfg", HIGH),
-    ("beta-CFG, 8", "beta", HIGH),
+    ("beta-CFG, 8", "beta:gamma=0", HIGH),
 )
 """The columns: a title, a rule, a scale."""
 
@@ -53,5 +54,8 @@ def draw_gallery(runs: Path, path: Path) -> bool:
             axes.set_frame_on(False)
     for image, axes in zip(rows, grid[:, 0]):
         axes.set_ylabel(plan.prompt(image)[:24], fontsize=6)
-    figure.savefig(path, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(256).save(path, optimize=True)
     return True
