@@ -113,7 +113,8 @@ CLAIMS: dict[str, Claim] = {
         ("sweep", "front"),
         statements.front,
         (Chart("front", "fid", "evaluations"), Chart("sweep", "fid", "guidance_scale", _TUNED)),
-        "LinearAG's own best scale: it has the one of plain guidance, which it stands in for.",
+        "LinearAG's own best scale: it has the one of plain guidance, which it stands in for. Scales below 2, where the "
+        "best of some rules may lie.",
         matched="sweep",
     ),
     "stacking": Claim(
