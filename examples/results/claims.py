@@ -113,8 +113,8 @@ CLAIMS: dict[str, Claim] = {
         ("sweep", "front"),
         statements.front,
         (Chart("front", "fid", "evaluations"), Chart("sweep", "fid", "guidance_scale", _TUNED)),
-        "LinearAG's own best scale: it has the one of plain guidance, which it stands in for. Scales below 2, where the "
-        "best of some rules may lie.",
+        "LinearAG's own best scale: it has the one of plain guidance, which it stands in for. Scales below 2, where "
+        "the best of some rules may lie.",
         matched="sweep",
     ),
     "stacking": Claim(
@@ -136,6 +136,8 @@ LIMITS = (
     "FID is to the drawings that the models were trained on, by a network trained on photographs. Compare its values "
     "within this page only; it falls with n.",
     "Scales do not transfer: what is high here is high for these models.",
+    "At a high scale whatever goes less far along the guidance direction has less FID here, the rule's idea aside: the "
+    "cells' effective scales, and the comparison at equal ones, say how much of a gain is that.",
     "Seconds are those of one machine with other work beside it: `examples/benchmarks` compares time.",
     "Every interval stands for itself. Among many statements some are decided by chance.",
 )
