@@ -112,7 +112,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         ("sweep", "front"),
         statements.front,
-        (Chart("front", "fid", "evaluations"), Chart("sweep", "fid", "guidance_scale", _TUNED)),
+        (Chart("front", "fid", "evaluations", (*_TUNED, "linear-ag")), Chart("sweep", "fid", "guidance_scale", _TUNED)),
         "LinearAG's own best scale: it has the one of plain guidance, which it stands in for. Scales below 2, where "
         "the best of some rules may lie.",
         matched="sweep",
