@@ -120,9 +120,8 @@ def run_plan(
     processes.wait()
     store.make_folders()
     _same_environment(folder / "environment.json", environment(pipe, {**(extractors or {}), **(seen or {})}))
-    if processes.main and plan_of(folder) != plan:
+    if plan_of(folder) != plan:  # on every disk there is
         write_json(folder / "plan.json", plan.to_dict())
-    processes.wait()
     done = set().union(*processes.gather(store.finished()))
     todo = [unit for unit in _units(plan) if unit not in done]
     count = _images(plan, todo)
