@@ -209,7 +209,8 @@ def shuffled(prompts: Sequence[str]) -> list[str]:
 def _brief(value: Any, other: Any) -> str:
     if not isinstance(value, tuple):
         return repr(value)
-    own = [str(entry) for entry in value if entry not in other] or [f"{len(value)} in another order"]
+    same = f"{len(value)} in another order" if len(value) == len(other) else f"only {len(value)} of them"
+    own = [str(entry) for entry in value if entry not in other] or [same]
     return ", ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from diffguide.pipelines.errors import UserError
+
 from .files import read_json, write_file
 from .plan import Plan
 from .report_figures import curves, pareto, traces
@@ -49,6 +51,10 @@ def write_report(folder: str | os.PathLike[str], seconds: bool = False) -> Path:
     folder = Path(folder)
     store = Store(folder, Plan.from_dict(read_json(folder / "plan.json")))
     results = read_json(folder / "results.json")
+    if (results["n"], len(results["cells"])) != (store.plan.num_images, len(store.plan.cells)):
+        raise UserError(
+            f"{str(folder)!r} is to have more images or cells: run the same `diffguide compare` again first"
+        )
     timing = {cell: median(times) for cell, times in store.seconds().items() if times} if seconds else None
     path = folder / "report.html"
     write_file(path, page(results, contact_sheets(store), timing).encode())

@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from diffguide.eval.comparison import compare
 from diffguide.eval.growth import continuing, obstacle, plan_of
 from diffguide.eval.plan import grid
+from diffguide.eval.report import write_report
 from diffguide.pipelines.errors import UserError
 
 
@@ -29,6 +32,14 @@ def test_added_scales_come_after_the_cells_that_are_there(tiny_plan, tmp_path):
     assert [(cell.guidance, cell.guidance_scale) for cell in plan_of(tmp_path).cells] == places
 
 
+def test_a_report_waits_until_what_was_added_is_there(finished_run, tmp_path):
+    plan, folder = finished_run
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(replace(plan, num_images=11).to_dict()))
+    with pytest.raises(UserError, match="run the same `diffguide compare` again"):
+        write_report(tmp_path / "run")
+
+
 def test_what_would_lose_images_or_change_them_is_refused(finished_run, tiny_plan):
     there, folder = finished_run
     for plan, message in [
@@ -36,9 +47,12 @@ def test_what_would_lose_images_or_change_them_is_refused(finished_run, tiny_pla
         (tiny_plan(num_images=20, batch_size=8), "batch size: 4 there, 8 here"),
         (
             tiny_plan(num_images=20, prompts=("red apple", "green pear", "fig")),
-            "prompts: 2 in another order there, fig here",
+            "prompts: only 2 of them there, fig here",
         ),
-        (tiny_plan(guidances=("cfg",)), "cells: apg at scale 2, 2 steps, apg at scale 8, 2 steps there"),
+        (
+            tiny_plan(guidances=("cfg",)),
+            "cells: apg at scale 2, 2 steps, apg at scale 8, 2 steps there, only 2 of them here",
+        ),
         (tiny_plan(guidances=("apg", "cfg")), "cells: 4 in another order there"),
         (tiny_plan(num_images=20, seed_start=5), "seed start: 0 there, 5 here"),
     ]:
