@@ -7,21 +7,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from plans import Results
 from statements import Statement
 
 from diffguide.eval.bootstrap import Bootstrap
-from diffguide.eval.files import plain, read_arrays, read_json
+from diffguide.eval.files import Arrays, plain
 from diffguide.eval.plan import Plan
-from diffguide.eval.results import PER_IMAGE
 from diffguide.eval.store import Store
 
 
-def intervals(folder: Path, statement: Statement) -> dict[str, Any]:
+def with_interval(statement: Statement, results: Results, per_image: Arrays) -> dict[str, Any]:
     """The statement with the value of its sum and the bounds of its interval, None where there is none.
 
-    folder: of a finished comparison.
+    results, per_image: what results.json and per_image.npz of its comparison hold.
     """
-    results, per_image = read_json(folder / "results.json"), read_arrays(folder / PER_IMAGE) or {}
     weights = statement.weights
     value = sum(its * results["cells"][cell]["metrics"][statement.metric]["value"] for cell, its in weights.items())
     fluctuating = sum(its * per_image[f"{cell:02d}/{statement.metric}"] for cell, its in weights.items())

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from claims import CLAIMS, PARTS
-from contrasts import intervals, seconds
+from contrasts import seconds, with_interval
 from plans import Part
 
 from diffguide.eval.comparison import compare
-from diffguide.eval.files import read_json, write_json
-from diffguide.eval.grid import check_folder
+from diffguide.eval.files import read_arrays, read_json, write_json
+from diffguide.eval.grid import PER_IMAGE, check_folder
 from diffguide.eval.growth import plan_of
 from diffguide.eval.plan import Plan
 from diffguide.eval.processes import Processes
@@ -95,10 +95,12 @@ def collect(output: Path) -> None:
     parts = {name: results for name, results in found.items() if results}
     for name, results in parts.items():
         results |= {"seconds": seconds(output / name, plans[name]), "run": command(plans[name], name)}
+    per_image = {name: read_arrays(output / name / PER_IMAGE) or {} for name in parts}
     claims = {}
     for name, claim in CLAIMS.items():
         if set(claim.parts) <= set(parts):
-            claims[name] = {"statements": [intervals(output / its.part, its) for its in claim.statements(parts)]}
+            said = claim.statements(parts)
+            claims[name] = {"statements": [with_interval(its, parts[its.part], per_image[its.part]) for its in said]}
     write_json(output / "results.json", {"format": 1, "parts": parts, "claims": claims})
 
 
