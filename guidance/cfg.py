@@ -49,7 +49,7 @@ class ClassifierFreeGuidance(Guidance):
 def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is.
 
-    Where one of them has no variation at all, that deviation counts as 0.
+    A `guided` without any variation cannot be brought to that deviation: phi times nothing, and the rest of it as it is.
     """
     g = precise(guided)
     own = variation(g)  # first, while it is in the cache

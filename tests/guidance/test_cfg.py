@@ -3,6 +3,7 @@ import torch
 from cases import SHAPES, predictions, step
 
 from diffguide.guidance import ClassifierFreeGuidance
+from diffguide.guidance.cfg import rescaled
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -21,6 +22,15 @@ def test_rescale_is_that_of_diffusers():
     guided, _ = ClassifierFreeGuidance(7.5, guidance_rescale=0.7).guide(cond, uncond, latents, step())
     expected = rescale_noise_cfg(uncond + 7.5 * (cond - uncond), cond, guidance_rescale=0.7)
     assert torch.allclose(guided, expected, atol=1e-6)
+
+
+def test_rescale_of_what_has_no_variation_is_a_number():
+    flat, (cond, *_) = torch.full((2, 4, 8, 8), 3.0), predictions((2, 4, 8, 8))
+    assert torch.allclose(rescaled(flat, cond, 0.7), 0.3 * flat)
+    assert torch.allclose(
+        rescaled(cond, flat, 0.7), 0.3 * cond, atol=1e-3
+    )  # the deviation of `flat` is 0 but for rounding
+    assert torch.equal(rescaled(flat, cond, 0.0), flat)
 
 
 def test_scale_one_needs_no_unconditional_prediction():
