@@ -118,17 +118,18 @@ class Guidance:
         a, b = step.to_space(self.space)
         return (0.0, 1.0) if isinstance(b, float) and b == 0 else (a, b)
 
-    def in_space(self, cond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Scalar]:
+    def in_space(self, cond: Tensor, latents: Tensor, step: Step, out: Tensor | None = None) -> tuple[Tensor, Scalar]:
         """(x, b) with x b the conditional prediction in the space of the rule; differences of predictions d are d b.
 
-        For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update.
+        For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update. out: memory
+        for x, which is used unless x is `cond` itself.
         """
         a, b = self.mapping(step)
         if isinstance(a, float) and a == 0:
             return cond, b
         if isinstance(a, float) and isinstance(b, float):
-            return torch.add(cond, precise(latents), alpha=a / b), b
-        return torch.addcmul(cond, precise(latents), torch.as_tensor(a / b, device=cond.device)), b
+            return torch.add(cond, precise(latents), alpha=a / b, out=out), b
+        return torch.addcmul(cond, precise(latents), torch.as_tensor(a / b, device=cond.device), out=out), b
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The guided prediction (B, ...) at a step whose unconditional evaluation was left out.

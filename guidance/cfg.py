@@ -36,22 +36,29 @@ class ClassifierFreeGuidance(Guidance):
         return self.guidance_scale != 1
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
-        """On tensors rather than on coefficients: the pipelines' own expression in their own dtype, bit for bit."""
-        difference = cond - uncond
-        guided = (self.guidance_scale * difference).add_(uncond)
-        measured = Measurement.of_scale(cond, uncond, self.guidance_scale, difference)
+        """On tensors rather than on coefficients: the pipelines' own expression in their own dtype, bit for bit, unless
+        it is rescaled or corrected otherwise.
+        """
+        w = self.guidance_scale
+        if step.exact and not self.guidance_rescale:
+            difference = cond - uncond
+            return (w * difference).add_(uncond), Measurement.of_scale(cond, uncond, w, difference)
+        guided = torch.lerp(uncond, cond, w)  # in one pass
+        measured = Measurement.of_scale(cond, uncond, w)
         if self.guidance_rescale:
-            guided = rescaled(guided, cond, self.guidance_rescale)
+            guided = rescaled(guided, cond, self.guidance_rescale, in_place=True)
             measured = measured.corrected(guided)
         return guided, measured
 
 
-def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
+def rescaled(guided: Tensor, cond: Tensor, phi: float, in_place: bool = False) -> Tensor:
     """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is.
 
-    A `guided` without any variation cannot be brought to that deviation: phi times nothing, and the rest of it as it is.
+    A `guided` without any variation cannot be brought to that deviation: phi times nothing, the rest of it as it is.
+    in_place: into its own memory, where it is in float32 or float64.
     """
     g = precise(guided)
     own = variation(g)  # first, while it is in the cache
     to_cond = (variation(precise(cond)) / own).sqrt_().nan_to_num_(nan=0.0, posinf=0.0)
-    return restored(g * torch.lerp(torch.ones_like(to_cond), to_cond, phi), guided)
+    factor = torch.lerp(torch.ones_like(to_cond), to_cond, phi)
+    return restored(torch.mul(g, factor, out=g if in_place else None), guided)

@@ -98,6 +98,7 @@ class EnergyPreserving(Correction):
 
     order = 40
     space = "denoised"
+    changes_all = True
 
     def __init__(self, rule: Guidance, percentiles: tuple[float, float] | None = None):
         super().__init__(rule)
@@ -111,9 +112,10 @@ class EnergyPreserving(Correction):
         """One factor per sample on x0; in the prediction, what that adds to x0, in units of b."""
         if guided is cond:
             return guided
-        g = precise(guided)
-        wanted = self._energy(self.in_space(precise(cond), latents, step)[0])
-        x, _ = self.in_space(g, latents, step)
+        c, g = precise(cond), precise(guided)
+        x, _ = self.in_space(c, latents, step)
+        wanted = self._energy(x)
+        x, _ = self.in_space(g, latents, step, out=None if x is c else x)
         more = _factor(wanted, self._energy(x)).sqrt_().sub_(1)
         return restored(torch.addcmul(g, x, more, out=None if x is g else x), guided)
 

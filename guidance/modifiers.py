@@ -34,6 +34,11 @@ class Modifier(Guidance):
     outside: ClassVar[bool] = True
     """Whether `correct` acts on the conditional prediction, too, where another modifier leaves the rule out."""
 
+    @property
+    def changes_all(self) -> bool:
+        """Whether `correct` leaves no number as it is, so that the last bit of what it is given does not matter."""
+        return False
+
     def __init__(self, rule: Guidance):
         if not isinstance(rule, Guidance):
             raise ValueError(f"{type(self).__name__} goes around a rule, not around {rule!r}")
@@ -104,7 +109,9 @@ class Modifier(Guidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """The rule at the scale of this step, then the corrections."""
         modifiers = self.modifiers
+        step.exact = not any(modifier.changes_all for modifier in modifiers)
         guided, measured = self._at(step, modifiers).guide(cond, uncond, latents, step)
+        step.exact = True
         corrected = _corrected(modifiers, guided, cond, latents, step)
         return corrected, measured if corrected is guided else measured.corrected(corrected)
 
@@ -215,6 +222,11 @@ class Rescale(Correction):
         if getattr(self.core, "guidance_rescale", 0.0):
             raise ValueError(f"{self.core!r} is rescaled already: leave its guidance_rescale out")
         self.phi = phi
+
+    @property
+    def changes_all(self) -> bool:
+        """Not with a share of nothing."""
+        return self.phi != 0
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """Equations 15 and 16 of the paper."""

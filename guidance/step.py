@@ -28,6 +28,8 @@ class Step:
     kernel: (a, s) of the step's Gaussian N(a x0, s^2 I), the forward process at the next noise level in the training
     parametrisation; s is 0 at the last step. None where the scheduler gives no such numbers.
     prompts: the text of each of the B rows; () where the pipeline was called without texts.
+    exact: whether the last bit of the guided prediction matters, as it does where the pipeline goes on with it. Under a
+    correction that multiplies all of it a rule may take a cheaper way to the same number.
     decode: x0 (B, ...), shaped as the model input, to images (B, 3, H, W) in [0, 1], with gradients, not clipped
     away; None where the pipeline has no decoder. evaluate: the conditional prediction (B, ...) for another model input,
     with gradients, at the cost of one evaluation; None where the pipeline cannot be asked for it.
@@ -51,6 +53,7 @@ class Step:
     scheduler: str = ""
     kernel: tuple[Scalar, Scalar] | None = None
     prompts: tuple[str, ...] = ()
+    exact: bool = True
     decode: Callable[[Tensor], Tensor] | None = None
     evaluate: Callable[[Tensor], Tensor] | None = None
     decision: str | Tensor | None = None

@@ -5,7 +5,8 @@
 
 Every rule of diffguide, the guiders of diffusers, and one `torch.add` on the same bytes. All take turns, each with its
 own plain combination right after it, round after round; a number is the median over the rounds of the ratio of the
-fastest calls of both. With one thread, time is that of the processor, to which other programs add little.
+fastest calls of both, which other programs interrupt least. (The clock of a thread's own seconds is no help: on a
+virtual machine it can err by as much as small operations take.)
 
 On a CPU the C library is told to keep the memory that is freed. Otherwise it gives large blocks back to the system
 above a threshold of its own, and whether a call pays for their page faults, which cost as much as the arithmetic,
@@ -113,19 +114,15 @@ def measure(args: argparse.Namespace, device: torch.device, shape: tuple[int, ..
 
 
 def timed(call: Callable[[], Any], count: int, device: torch.device) -> float:
-    """Seconds of the fastest of `count` calls, after one that is not timed.
-
-    With one thread on the CPU these are seconds of the processor, to which other programs add little.
-    """
-    clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    """Seconds of the fastest of `count` calls, after one that is not timed."""
     call()
     best = float("inf")
     for _ in range(count):
         synchronize(device)
-        start = clock()
+        start = time.perf_counter()
         call()
         synchronize(device)
-        best = min(best, clock() - start)
+        best = min(best, time.perf_counter() - start)
     return best
 
 

@@ -8,9 +8,11 @@ from diffguide.guidance import (
     AdaptiveGuidance,
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
+    EnergyPreserving,
     Guidance,
     Interval,
     NormMatching,
+    Renorm,
     Rescale,
     Scheduled,
 )
@@ -88,6 +90,18 @@ def test_rescale_is_the_option_of_plain_guidance():
         ours, _ = sampled(Rescale(ClassifierFreeGuidance(7.0), phi))
         option, _ = sampled(ClassifierFreeGuidance(7.0, guidance_rescale=phi))
         assert all(torch.equal(a, b) for a, b in zip(ours, option, strict=True))
+
+
+def test_what_is_rescaled_is_rounded_in_another_way_and_nothing_else_is():
+    """Of one and the same step: what is changed all over need not be the pipelines' expression to the last bit."""
+    (cond, uncond, latents), its = predictions((2, 4, 8, 8)), step()
+    plain = uncond + 7.0 * (cond - uncond)
+    for rule in (Rescale(ClassifierFreeGuidance(7.0)), EnergyPreserving(ClassifierFreeGuidance(7.0))):
+        before = rule.correct(plain, cond, latents, its)
+        assert torch.allclose(rule.guide(cond, uncond, latents, its)[0], before, atol=1e-5)
+        assert torch.equal(ClassifierFreeGuidance(7.0).guide(cond, uncond, latents, its)[0], plain)
+    for neutral in (Rescale(ClassifierFreeGuidance(7.0), 0.0), Renorm(ClassifierFreeGuidance(7.0), 1e3)):
+        assert torch.equal(neutral.guide(cond, uncond, latents, its)[0], plain)
 
 
 def wrapped(order: tuple[str, ...]) -> Guidance:
