@@ -2,21 +2,24 @@
 
     python examples/results/page.py runs/results --evidence runs/evidence/evidence.json
 
---evidence: what examples/train_lcd/evidence.py wrote, for the claim about rewards.
+--evidence: what examples/train_lcd/evidence.py wrote, for the claim about rewards. Claims that are in neither stay on
+the page as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import rewarded
-from claims import CLAIMS, FAILS, HOLDS, LIMITS, UNDECIDED, VERDICTS, verdict
+from claims import CLAIMS, FAILS, HOLDS, LIMITS, PARTS, UNDECIDED, VERDICTS, verdict
 from figures import draw
 from gallery import draw_gallery
-from tables import cells, matched, said, table
+from kept import CELLS, read_page
+from tables import cells, matched, said, table, table_row
 
 from diffguide.eval.bootstrap import LEVEL
 from diffguide.eval.files import read_json
@@ -30,7 +33,8 @@ It **{HOLDS}** where the whole {LEVEL:.0%} interval of that difference lies on t
 Precision and recall have no interval, and nothing is said of them."""
 
 
-GALLERY = """## Without numbers
+WITHOUT_NUMBERS = "## Without numbers"
+GALLERY = f"""{WITHOUT_NUMBERS}
 
 Each row is a prompt and its noise, each column a rule at a scale.
 
@@ -51,33 +55,42 @@ def main(argv: list[str] | None = None) -> int:
         print(f"page.py: error: {one_line(error)}", file=sys.stderr)
         return 2
     parts, claims = record["parts"], record["claims"]
-    titles = {name: (CLAIMS[name].title, verdicts(claims[name])) for name in claims}
-    figures = args.docs / "results"
+    path, figures = args.docs / "results.md", args.docs / "results"
     figures.mkdir(parents=True, exist_ok=True)
-    sections = [section(name, claims[name]["statements"], parts, figures) for name in claims]
+    page = read_page(path, WITHOUT_NUMBERS)
+    for name, claim in claims.items():
+        page.rows[name] = row(name, CLAIMS[name].title, verdicts(claim))
+        page.sections[name] = section(name, claim["statements"], parts, figures)
     if evidence:
-        titles[rewarded.NAME] = rewarded.TITLE, [one["verdict"] for one in rewarded.statements(evidence)]
-        sections.append(rewarded.section(evidence))
+        said_of_rewards = [one["verdict"] for one in rewarded.statements(evidence)]
+        page.rows[rewarded.NAME] = row(rewarded.NAME, rewarded.TITLE, said_of_rewards)
+        page.sections[rewarded.NAME] = rewarded.section(evidence)
     if draw_gallery(args.runs, figures / "gallery.png"):
-        sections.insert(0, GALLERY)
-    sizes = sorted({results["n"] for results in parts.values()})
-    page = "\n\n".join([*head(titles, sizes), *sections, everything(parts), *foot(parts)])
-    (args.docs / "results.md").write_text(page + "\n", encoding="utf-8")
+        page.gallery = GALLERY
+    page.parts |= {part: everything(part, results) for part, results in parts.items()}
+    names = [name for name in (*CLAIMS, rewarded.NAME) if name in page.sections]
+    blocks = [*head([page.rows[name] for name in names], [page.sections[name] for name in names]), page.gallery]
+    blocks += [page.sections[name] for name in names]
+    blocks += [CELLS, *(page.parts[part] for part in PARTS if part in page.parts)]
+    blocks.append("## Limits\n\n" + "\n".join(f"- {line}" for line in LIMITS))
+    path.write_text("\n\n".join(filter(None, blocks)) + "\n", encoding="utf-8")
     return 0
 
 
-def head(titles: dict[str, tuple[str, list[str]]], sizes: list[int]) -> list[str]:
-    """The page's title, the verdicts of all claims, and the rule that they come from. sizes: images of a cell."""
-    rows = [
-        [f"[{title}](#{name})", *(str(verdicts.count(word)) for word in VERDICTS)]
-        for name, (title, verdicts) in titles.items()
-    ]
+def row(name: str, title: str, verdicts: list[str]) -> str:
+    """A claim in the table at the head of the page."""
+    return table_row([f"[{title}](#{name})", *(str(verdicts.count(word)) for word in VERDICTS)])
+
+
+def head(rows: list[str], sections: list[str]) -> list[str]:
+    """The page's title, the verdicts of all claims, and the rule that they come from."""
+    sizes = sorted({int(size) for section in sections for size in re.findall(r"\bn = (\d+)", section)})
     return [
         "# The papers' claims, measured",
         "Written by `python examples/results/page.py runs/results --evidence runs/evidence/evidence.json`; no number "
         f"was typed by hand but those of the papers. Cells have {' or '.join(map(str, sizes))} images. The commands "
         "below with a larger `--num-images` go on from there, and narrow the intervals.",
-        table(["claim: its statements that", *VERDICTS], rows),
+        "\n".join([table(["claim: its statements that", *VERDICTS], []), *rows]),
         RULE,
     ]
 
@@ -100,29 +113,18 @@ def section(name: str, statements: list[dict[str, Any]], parts: dict[str, Any], 
     return "\n\n".join(lines)
 
 
-def everything(parts: dict[str, Any]) -> str:
-    """Every cell of every comparison, and the command that makes it."""
-    lines = ["## All cells"]
-    for part, results in parts.items():
-        lines.append(f"{setting(part, results)}:\n\n    {results['run']}")
-        lines.append(f"<details><summary>{len(results['cells'])} cells</summary>\n\n{cells(results)}\n\n</details>")
-    return "\n\n".join(lines)
-
-
-def foot(parts: dict[str, Any]) -> list[str]:
-    """What the evidence cannot show, and what the numbers depend on."""
-    known: dict[str, None] = {}
-    for results in parts.values():
-        for key, value in results["environment"].items():
-            if key == "versions":
-                value = ", ".join(f"{package} {number}" for package, number in value.items())
-            if key == "intervals":
-                value = f"{value['method']}, {value['replicates']} replicates"
-            known[f"- {key}: {value}"] = None
-    return [
-        "## Limits\n\n" + "\n".join(f"- {line}" for line in LIMITS),
-        "## What the numbers depend on\n\n" + "\n".join(known),
-    ]
+def everything(part: str, results: dict[str, Any]) -> str:
+    """Every cell of a comparison, the command that makes it, and what its numbers depend on."""
+    known = []
+    for key, value in results["environment"].items():
+        if key == "versions":
+            value = ", ".join(f"{package} {number}" for package, number in value.items())
+        if key == "intervals":
+            value = f"{value['method']}, {value['replicates']} replicates"
+        known.append(f"- {key}: {value}")
+    lines = [f"### {part}", f"{setting(part, results)}:\n\n    {results['run']}"]
+    lines.append(f"<details><summary>{len(results['cells'])} cells</summary>\n\n{cells(results)}\n\n</details>")
+    return "\n\n".join([*lines, "What its numbers depend on:\n\n" + "\n".join(known)])
 
 
 def verdicts(record: dict[str, Any]) -> list[str]:

@@ -13,8 +13,12 @@ from diffguide.eval.columns import COLUMNS, DASH, MINUS, number
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown."""
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(map(table_row, [headers, ["---"] * len(headers), *rows]))
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """A row of one."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def said(statements: Sequence[dict[str, Any]], parts: dict[str, Any]) -> str:

@@ -124,7 +124,7 @@ def small_claim(tool, monkeypatch):
     monkeypatch.setattr(claims, "PARTS", {"few": part})
     for module in ("run", "page"):
         monkeypatch.setattr(tool(module), "CLAIMS", claims.CLAIMS)
-    monkeypatch.setattr(tool("run"), "PARTS", claims.PARTS)
+        monkeypatch.setattr(tool(module), "PARTS", claims.PARTS)
 
 
 @pytest.fixture
@@ -180,8 +180,21 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     record = json.loads((output / "results.json").read_text())
     (other,) = (its for its in record["claims"]["small"]["statements"] if its["says"] == "saturation, other setting")
 
-    assert page.main([str(output), "--docs", str(docs)]) == 0
+    earlier = '# T\n\n| [Of rewards](#reward) | 1 | 0 | 0 |\n\n## <a id="reward"></a>Of rewards\n\nMeasured, n = 77.\n'
+    docs.mkdir()
+    (docs / "results.md").write_text(earlier)
+    for _ in range(2):  # the second replaces what the first wrote
+        assert page.main([str(output), "--docs", str(docs)]) == 0
     text = (docs / "results.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
+        '## <a id="small"></a>A small claim',
+        '## <a id="reward"></a>Of rewards',  # which is not at hand
+        "## All cells",
+        "### few",
+        "## Limits",
+    ]
+    assert "| [Of rewards](#reward) | 1 | 0 | 0 |" in text
+    assert "Cells have 9 or 77 images" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| saturation, other setting |")]
     assert f"{other['value']:.4f}".replace("-", "\u2212") in row
     assert row.endswith("| undecided |" if other["low"] <= 0 <= other["high"] else " |")
