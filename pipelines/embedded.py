@@ -139,6 +139,8 @@ def _stable_diffusion_3(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     from transformers import CLIPTextModelWithProjection
 
     parts = _shared_parts(folder, dtype)
+    transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
+    transformer.register_forward_pre_hook(_as_trained, with_kwargs=True)
     # One text tower in both places, and no T5: the model was trained so, and the pipeline puts zeros for the latter.
     text_encoder = CLIPTextModelWithProjection.from_pretrained(MODELS / "emoji-clip", dtype=dtype)
     return StableDiffusion3Pipeline(
@@ -148,8 +150,14 @@ def _stable_diffusion_3(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
         text_encoder=text_encoder,
         text_encoder_2=text_encoder,
         text_encoder_3=None,
-        transformer=SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype),
+        transformer=transformer,
     )
+
+
+def _as_trained(transformer: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Of the zeros in T5's place as many as in training; the pipeline has 256, and attention would go to all."""
+    states = kwargs.get("encoder_hidden_states")
+    return args, kwargs if states is None else kwargs | {"encoder_hidden_states": states[:, :_FLOW_STATES]}
 
 
 def _shared_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -170,3 +178,4 @@ _BUILDERS = {
     "LatentConsistencyModelPipeline": _latent_consistency,
 }
 _GUIDANCE_EMBEDDING = 256  # what emoji-lcm was distilled with
+_FLOW_STATES = 40  # what emoji-flow was trained with: 20 text states, and as many zeros

@@ -44,6 +44,21 @@ def test_the_flow_model_has_one_text_tower_in_both_places_and_prompts_of_20_toke
     torch.testing.assert_close(pooled[:, :width], clip.text_projection(states.pooler_output))
 
 
+def test_the_flow_model_sees_as_many_states_as_in_training(embedded):
+    """`examples/train_emoji/train_denoiser.py` puts L zero states behind L text states, and the pipeline 256."""
+    pipe, seen = load_pipeline("emoji-flow", device="cpu", progress_bar=False), []
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+
+    def image(**options):
+        noise = torch.Generator().manual_seed(0)
+        return pipe("red apple", num_inference_steps=2, generator=noise, output_type="pt", **options).images
+
+    assert torch.equal(image(), image(max_sequence_length=pipe.tokenizer_max_length))
+    assert seen == [40] * 4
+
+
 def test_the_text_tower_is_that_of_the_clip_model(embedded):
     pipe = load_pipeline("emoji-sd", device="cpu")
     clip = transformers.CLIPModel.from_pretrained(embedded / "emoji-clip", dtype=torch.float32)
