@@ -11,6 +11,7 @@ from typing import Any
 
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.metadata import versions
+from diffguide.pipelines.quiet import once
 
 from .files import read_json, write_json
 from .growth import obstacle, plan_of
@@ -130,8 +131,9 @@ def run_plan(
         _announce(store, pipe, extractors or {}, total, count)
     progress = Progress(total, total - count, quiet=not processes.main or not todo)
     try:
-        for images in sample_units(pipe, store, processes.share(todo), measures, processes.index):
-            progress.update(images * processes.count)
+        with once():
+            for images in sample_units(pipe, store, processes.share(todo), measures, processes.index):
+                progress.update(images * processes.count)
     except UserError as error:
         full = getattr(error.__cause__, "errno", None) == 28
         raise UserError(f"{error}: what is finished is kept" if full and "kept" not in str(error) else error) from error

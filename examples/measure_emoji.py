@@ -130,8 +130,7 @@ def embed(images: torch.Tensor) -> torch.Tensor:
     for chunk in images.split(32):
         pixels = F.interpolate(chunk.float(), size=224, mode="bicubic", align_corners=False).clamp(0, 255)
         pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            features.append(network().extract_features(pixels).float().mean((2, 3)))
+        features.append(network().extract_features(pixels).mean((2, 3)))
     return F.normalize(torch.cat(features))
 
 

@@ -1,7 +1,8 @@
-"""Silence while a pipeline loads."""
+"""Silence while a pipeline loads; nothing said twice while one is called many times."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,30 @@ def quiet(progress_bars: bool) -> Iterator[None]:
             library.set_verbosity(verbosity)
         for library in bars:
             library.enable_progress_bar()
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """Each line of diffusers' code logs once, not in every call, such as that the end of a prompt was cut off."""
+    filters = [(handler, _Spoken()) for handler in logging.getLogger("diffusers").handlers]
+    for handler, spoken in filters:
+        handler.addFilter(spoken)
+    try:
+        yield
+    finally:
+        for handler, spoken in filters:
+            handler.removeFilter(spoken)
+
+
+class _Spoken(logging.Filter):
+    """Lets the first record of each line of code through, of those that reach one handler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: set[tuple[str, int]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.pathname, record.lineno
+        new = line not in self._lines
+        self._lines.add(line)
+        return new

@@ -169,3 +169,14 @@ def offline(monkeypatch):
 def copy_of(tmp_path):
     """Copies a folder, for tests that spoil it."""
     return lambda folder: Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def diffusers_log(caplog):
+    """What diffusers logs, which does not reach pytest by itself."""
+    from diffusers.utils.logging import get_logger
+
+    logger = get_logger("diffusers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -77,3 +77,8 @@ def test_another_baseline_is_not_moved_to_the_front(tiny_plan):
     wider = replace(plan, cells=grid(("cfg", "raag", "apg"), (2.0, 4.0, 8.0), (2,)))
     assert continuing(wider, there).cells[:4] == there.cells
     assert set(continuing(wider, there).cells) == set(wider.cells)
+
+
+def test_a_prompt_that_is_cut_off_is_said_once(tiny_plan, tmp_path, diffusers_log):
+    compare(tiny_plan(prompts=(" ".join(["pear"] * 100),)), tmp_path)
+    assert len([message for message in diffusers_log.messages if "truncated" in message]) == 1
