@@ -4,8 +4,8 @@
     python examples/calibrate_emoji.py --output runs/try --only emoji-flow/ag-20 --prompts 8
 
 The prompts are the first 96 of the set's captions, each once, sorted and then shuffled by `random.Random(0)`; a quarter
-of them is held out from the fit. A file that is there already is left as it is, and what
-was interrupted goes on where it was.
+of them is held out from the fit. A file that is there already is left as it is, and what was interrupted goes on where
+it was.
 """
 
 import argparse

@@ -46,19 +46,17 @@ class ClassifierFreeGuidance(Guidance):
         guided = torch.lerp(uncond, cond, w)  # in one pass
         measured = Measurement.of_scale(cond, uncond, w)
         if self.guidance_rescale:
-            guided = rescaled(guided, cond, self.guidance_rescale, in_place=True)
+            guided = rescaled(guided, cond, self.guidance_rescale)
             measured = measured.corrected(guided)
         return guided, measured
 
 
-def rescaled(guided: Tensor, cond: Tensor, phi: float, in_place: bool = False) -> Tensor:
+def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is.
 
     A `guided` without any variation cannot be brought to that deviation: phi times nothing, the rest of it as it is.
-    in_place: into its own memory, where it is in float32 or float64.
     """
     g = precise(guided)
     own = variation(g)  # first, while it is in the cache
     to_cond = (variation(precise(cond)) / own).sqrt_().nan_to_num_(nan=0.0, posinf=0.0)
-    factor = torch.lerp(torch.ones_like(to_cond), to_cond, phi)
-    return restored(torch.mul(g, factor, out=g if in_place else None), guided)
+    return restored(g * torch.lerp(torch.ones_like(to_cond), to_cond, phi), guided)

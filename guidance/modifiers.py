@@ -34,11 +34,6 @@ class Modifier(Guidance):
     outside: ClassVar[bool] = True
     """Whether `correct` acts on the conditional prediction, too, where another modifier leaves the rule out."""
 
-    @property
-    def changes_all(self) -> bool:
-        """Whether `correct` leaves no number as it is, so that the last bit of what it is given does not matter."""
-        return False
-
     def __init__(self, rule: Guidance):
         if not isinstance(rule, Guidance):
             raise ValueError(f"{type(self).__name__} goes around a rule, not around {rule!r}")
@@ -100,6 +95,11 @@ class Modifier(Guidance):
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """What becomes of a guided prediction (B, ...), in the prediction space."""
         return guided
+
+    @property
+    def changes_all(self) -> bool:
+        """Whether `correct` leaves no number as it is, so that the last bit of what it is given does not matter."""
+        return False
 
     def needs_uncond(self, step: Step) -> bool:
         """As the rule at the scale of this step; not where a modifier leaves it out."""
