@@ -49,6 +49,7 @@ SD, FLOW = "emoji-sd", "emoji-flow"
 PARTS = {
     part.name: part
     for part in (
+        Part("burning", SD, BURNING, plans.burning),
         Part("sweep", SD, BURNING, plans.sweep),
         Part("saving", SD, (*QUALITY, "ssim"), plans.saving, keep="webp"),
         Part("flow", FLOW, QUALITY, plans.few_steps),
@@ -57,7 +58,6 @@ PARTS = {
 }
 """The comparisons, each after those that it needs the results of."""
 
-_SWEPT = ("cfg", "apg")
 _TUNED = ("cfg", *(cell(rule, 1.0, 1).guidance for rule in CONTENDERS))
 
 CLAIMS: dict[str, Claim] = {
@@ -69,9 +69,11 @@ CLAIMS: dict[str, Claim] = {
             "FID of EDM2-S without the projection 6.63, without the norm cap 7.93, without momentum 6.85 (Table 2; "
             "notes)",
         ),
-        ("sweep",),
+        ("burning",),
         statements.burning,
-        tuple(Chart("sweep", metric, "guidance_scale", _SWEPT) for metric in ("fid", "saturation", "clipping")),
+        tuple(
+            Chart("burning", metric, "guidance_scale", ("cfg", "apg")) for metric in ("fid", "saturation", "clipping")
+        ),
         "ComfyUI's own code: its node gives cond + w m where the paper has cond + (w - 1) m, which is the exact rule "
         "one unit higher, and was measured as such.",
     ),

@@ -14,41 +14,42 @@ from diffguide.eval.growth import plan_of
 from diffguide.eval.plan import SHEET_ROWS, Cell
 from diffguide.eval.store import Store
 
-PART = "sweep"
-SHOWN: tuple[tuple[str, str, float], ...] = (
-    ("CFG, 4", "cfg", 4.0),
-    ("CFG, 8", "cfg", 8.0),
-    ("CFG, 15", "cfg", 15.0),
-    ("APG, 8", "apg", 8.0),
-    ("APG, 15", "apg", 15.0),
-    ("CFG + rescale, 8", "cfg+rescale:phi=0.7", HIGH),
-    ("interval, 8", "cfg+interval:start=0.2,stop=0.8", HIGH),
-    ("AG, 8", "ag", HIGH),
-    ("RAAG, 8", "raag", HIGH),
-    ("CFG-Zero*, 8", "cfg-zero", HIGH),
-    ("TCFG, 8", "tcfg", HIGH),
-    ("beta-CFG, 8", "beta:gamma=0", HIGH),
+SHOWN: tuple[tuple[str, str, str, float], ...] = (
+    ("CFG, 4", "burning", "cfg", 4.0),
+    ("CFG, 8", "burning", "cfg", HIGH),
+    ("CFG, 15", "burning", "cfg", 15.0),
+    ("APG, 8", "burning", "apg", HIGH),
+    ("APG, 15", "burning", "apg", 15.0),
+    ("CFG + rescale, 8", "sweep", "cfg+rescale:phi=0.7", HIGH),
+    ("interval, 8", "sweep", "cfg+interval:start=0.2,stop=0.8", HIGH),
+    ("AG, 8", "sweep", "ag", HIGH),
+    ("RAAG, 8", "sweep", "raag", HIGH),
+    ("CFG-Zero*, 8", "sweep", "cfg-zero", HIGH),
+    ("TCFG, 8", "sweep", "tcfg", HIGH),
+    ("beta-CFG, 8", "sweep", "beta:gamma=0", HIGH),
 )
-"""The columns: a title, a rule, a scale."""
+"""The columns: a title, the comparison that has it, a rule, a scale. These comparisons draw from the same seeds."""
 
 
-def cells() -> list[Cell]:
-    """Those of the columns."""
-    return [cell(rule, scale, SWEEP_STEPS) for _, rule, scale in SHOWN]
+def columns() -> list[tuple[str, str, Cell]]:
+    """Title, comparison and cell of each."""
+    return [(title, part, cell(rule, scale, SWEEP_STEPS)) for title, part, rule, scale in SHOWN]
 
 
 def draw_gallery(runs: Path, path: Path) -> bool:
-    """Write the pictures of the sweep in `runs` to `path`; False where there is none."""
-    plan = plan_of(runs / PART)
-    if plan is None:
+    """Write the pictures that the comparisons in `runs` kept to `path`; False where one of these is missing."""
+    plans = {part: plan for _, part, _ in columns() if (plan := plan_of(runs / part))}
+    if not all(part in plans for _, part, _ in columns()):
         return False
-    store, rows = Store(runs / PART, plan), range(min(SHEET_ROWS, plan.num_images))
+    stores = {part: Store(runs / part, plan) for part, plan in plans.items()}
+    plan = min(plans.values(), key=lambda its: its.num_images)
+    rows = range(min(SHEET_ROWS, plan.num_images))
     figure = Figure(figsize=(1.05 * len(SHOWN), 1.0 * len(rows) + 0.4), layout="constrained", dpi=100)
     grid = figure.subplots(len(rows), len(SHOWN), squeeze=False)
-    for (title, *_), place, column in zip(SHOWN, cells(), grid.T):
+    for (title, part, place), column in zip(columns(), grid.T):
         column[0].set_title(title, fontsize=7)
         for image, axes in zip(rows, column):
-            with Image.open(store.image_path(plan.cells.index(place), image)) as picture:
+            with Image.open(stores[part].image_path(plans[part].cells.index(place), image)) as picture:
                 axes.imshow(np.asarray(picture), interpolation="lanczos")
             axes.set(xticks=[], yticks=[])
             axes.set_frame_on(False)

@@ -99,14 +99,19 @@ def with_baseline(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys([*(replace(place, guidance="cfg") for place in cells), *cells]))
 
 
-def sweep(done: Done) -> list[Cell]:
-    """All rules along the scale; APG without its parts and in other forms; rules with modifiers."""
-    burning = [cell("apg", scale, SWEEP_STEPS) for scale in APG_SCALES]
-    tuned = [cell(rule, scale, SWEEP_STEPS) for rule, scale in product(CONTENDERS, TUNED_SCALES)]
+def burning(done: Done) -> list[Cell]:
+    """APG along the scale, without its parts and in other forms."""
+    along = [cell("apg", scale, SWEEP_STEPS) for scale in APG_SCALES]
     forms = [cell(rule, HIGH, SWEEP_STEPS) for rule in (*ABLATED.values(), RAW_APG)]
-    modified = [f"{rule}+{more}" for rule, more in product(("cfg", *STACKED_RULES), STACKED_MODIFIERS)]
     off_by_one = cell("apg", HIGH + 1, SWEEP_STEPS)  # which is how ComfyUI's node scales it
-    return [*burning, *tuned, *forms, off_by_one, *(cell(rule, HIGH, SWEEP_STEPS) for rule in modified)]
+    return [*along, *forms, off_by_one]
+
+
+def sweep(done: Done) -> list[Cell]:
+    """All rules along the scale, and rules with modifiers."""
+    tuned = [cell(rule, scale, SWEEP_STEPS) for rule, scale in product(CONTENDERS, TUNED_SCALES)]
+    modified = [f"{rule}+{more}" for rule, more in product(("cfg", *STACKED_RULES), STACKED_MODIFIERS)]
+    return [*tuned, *(cell(rule, HIGH, SWEEP_STEPS) for rule in modified)]
 
 
 def saving(done: Done) -> list[Cell]:

@@ -80,7 +80,7 @@ class Places:
 
 def burning(done: Done) -> list[Statement]:
     """APG against plain guidance where it burns; without each part; in the forms that others have."""
-    at, made = Places("sweep", done["sweep"]), []
+    at, made = Places("burning", done["burning"]), []
     for scale, metric in product((4.0, HIGH, 15.0), ("fid", "saturation", "contrast", "clipping")):
         says = f"APG has less {metric.replace('fid', 'FID')} than CFG at scale {scale:g}"
         made.append(at.less(says, metric, -1, at("apg", scale, SWEEP_STEPS), at("cfg", scale, SWEEP_STEPS)))

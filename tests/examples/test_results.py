@@ -57,14 +57,15 @@ def test_the_gallery_shows_what_is_sampled_and_kept(tool, tmp_path):
 
     from diffguide.eval.store import Store
 
-    gallery, plan = tool("gallery"), tool("claims").PARTS["sweep"].plan({}, 7)
-    assert not gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")
-    store = Store(tmp_path / "sweep", plan)
-    store.make_folders()
-    (tmp_path / "sweep" / "plan.json").write_text(json.dumps(plan.to_dict()))
-    for place in gallery.cells():
-        for image in range(7):
-            if plan.keeps(image):
+    gallery, parts = tool("gallery"), tool("claims").PARTS
+    for name, size in {"burning": 9, "sweep": 7}.items():
+        assert not gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")  # before both are there
+        plan = parts[name].plan({}, size)
+        store = Store(tmp_path / name, plan)
+        store.make_folders()
+        (tmp_path / name / "plan.json").write_text(json.dumps(plan.to_dict()))
+        for place in (place for _, part, place in gallery.columns() if part == name):
+            for image in filter(plan.keeps, range(size)):
                 Image.new("RGB", (64, 64), "red").save(store.image_path(plan.cells.index(place), image))
     assert gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")
     with Image.open(tmp_path / "gallery.png") as drawn:
@@ -76,6 +77,7 @@ def test_scales_are_tuned_on_other_seeds_than_they_are_judged_on(tool):
     done = {"sweep": imagined(parts["sweep"].plan({}, 16))}
     assert set(tool("plans").tuned_scales(done).values()) == {2.0}  # the lowest, as imagined
     plans = parts["sweep"].plan({}, 4096), parts["front"].plan(done, 4096)
+    assert parts["burning"].seed_start == parts["sweep"].seed_start  # of the gallery's rows
     first, second = ({plan.seed(image) for image in range(4096)} for plan in plans)
     assert not first & second
     assert [plan.prompt(9) for plan in plans] == [plans[0].prompt(9)] * 2
