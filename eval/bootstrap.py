@@ -7,15 +7,22 @@ shifts every replicate upwards; pseudo-values have no such bias, and a replicate
 
 The interval is one for the metric at this number of images: the Frechet distance of few images is too large, which
 cancels in the difference of two cells only as far as their covariances are alike.
+
+A bootstrap's interval of few images is too narrow, as one of the normal distribution is where Student's t should be; it
+is widened by the ratio of the two (Hesterberg, arXiv 1411.5279, section 3.3), 6 % at 24 images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-METHOD = "paired bootstrap over seeds of per-image values (Frechet distance: exact leave-one-out pseudo-values)"
+METHOD = (
+    "paired bootstrap over seeds of per-image values (Frechet distance: exact leave-one-out pseudo-values), widened by "
+    "Student's t"
+)
 REPLICATES, LEVEL, SEED = 2000, 0.95, 0
 FEWEST = 8
 """With fewer images no interval is given."""
@@ -47,8 +54,9 @@ class Bootstrap:
         random = np.random.default_rng(seed)
         share = np.full(images, 1 / images)
         counts = random.multinomial(images, share, size=replicates).astype(np.float64)
-        # A bootstrap's variance is (n - 1) / n of the unbiased one; the factor undoes that.
-        self._weights = (counts / images - 1 / images) * np.sqrt(images / max(images - 1, 1))
+        # A bootstrap's variance is (n - 1) / n of the unbiased one, which is undone.
+        widened = np.sqrt(images / max(images - 1, 1)) * student_to_normal(level, max(images - 1, 1))
+        self._weights = (counts / images - 1 / images) * widened
 
     def interval(self, value: float, per_image: np.ndarray) -> Interval:
         """The interval of `value`.
@@ -62,3 +70,17 @@ class Bootstrap:
         tail = (1 - self.level) / 2
         low, high = np.quantile(deviations, [tail, 1 - tail])
         return Interval(value, value + low, value + high)
+
+
+def student_to_normal(level: float, freedom: int) -> float:
+    """How much wider a two-sided interval of Student's t is than that of the normal distribution.
+
+    By the series in 1 / freedom of Abramowitz & Stegun, 26.7.5: to 0.1 % from 7 degrees of freedom on, at 95 %.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return 1 + sum(term / freedom**power for power, term in enumerate(terms, 1)) / z
