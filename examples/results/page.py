@@ -30,7 +30,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 RULE = f"""Each statement below is about a difference between cells that drew the same prompts from the same noise.
 It **{HOLDS}** where the whole {LEVEL:.0%} interval of that difference lies on the side that is said,
 **{FAILS}** where the whole interval lies on the other side, and is **{UNDECIDED}** where the interval contains 0.
-Precision and recall have no interval, and nothing is said of them."""
+Precision and recall have no interval, and nothing is said of them.
+
+FID of few images is too large. That cancels in a difference of two cells, but not where a cell may be worse by a share
+of another: such statements are about FID **without bias**, to first order (the mean of the jackknife's pseudo-values)."""
 
 
 WITHOUT_NUMBERS = "## Without numbers"

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffguide.pipelines.calibrated import rule_on
 
@@ -117,6 +118,7 @@ def small_claim(tool, monkeypatch):
             at.less("saturation, other setting", "saturation", -1, few, more),
             at.less("ssim", "ssim", 1, few, same, 0.5),
             at.less("evaluations", "evaluations", -1, few, more),
+            at.less("fid, a share more", "fid", -1, few, same, 1.05),
         ]
 
     part = claims.Part("few", "emoji-sd", ("fid", "saturation", "ssim"), cells, keep="png")
@@ -141,6 +143,22 @@ def inception():
         pytest.skip(str(missing))
 
 
+def unbiased_difference(folder, reference, times):
+    """FID of RAAG less `times` that of plain guidance at its setting, each without the jackknife's estimate of bias."""
+    from diffguide.eval import image_statistics
+    from diffguide.eval.frechet import frechet_from_features
+    from diffguide.eval.growth import plan_of
+    from diffguide.eval.store import Store
+
+    plan, drawn, values = plan_of(folder), image_statistics(reference), {}
+    for cell, place in enumerate(plan.cells):
+        features = torch.from_numpy(Store(folder, plan).read_cell(cell)["features_inception"])
+        n, every = len(features), torch.arange(len(features))
+        left_out = [float(frechet_from_features(features[every != i], drawn)) for i in range(n)]
+        values[place.guidance, place.steps] = n * frechet_from_features(features, drawn) - (n - 1) * sum(left_out) / n
+    return values["raag", 2] - times * values["cfg", 2]
+
+
 def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys):
     from PIL import Image
 
@@ -154,7 +172,10 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     assert run.main([str(word) for word in (*words, 8)]) == 0
 
     record = json.loads((output / "results.json").read_text())
-    part, (fid, saturation, other, ssim, evaluations) = record["parts"]["few"], record["claims"]["small"]["statements"]
+    part, (fid, saturation, other, ssim, evaluations, share) = (
+        record["parts"]["few"],
+        record["claims"]["small"]["statements"],
+    )
     ends = ("value", "low", "high")
     own = {entry["metric"]: entry for entry in part["differences"] if entry["guidance"] == "raag"}
     for mine, theirs in ((fid, own["fid"]), (saturation, own["saturation"])):  # as `compare` has it
@@ -166,6 +187,10 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     assert other["low"] < less < other["high"]
     assert ssim["value"] == pytest.approx(values["ssim"]["raag", 2] - 0.5)
     assert evaluations["value"] == -2
+    assert [one["says"] for one in (fid, saturation, other, ssim, evaluations, share) if one["unbiased"]] == [
+        "fid, a share more"
+    ]
+    assert share["value"] == pytest.approx(unbiased_difference(output / "few", reference, 1.05), rel=1e-4)
     assert all(seconds > 0 for seconds in part["seconds"])
 
     folder = output / "few"
@@ -199,7 +224,8 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     assert "Cells have 9 or 77 images" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| saturation, other setting |")]
     assert f"{other['value']:.4f}".replace("-", "\u2212") in row
-    assert row.endswith("| undecided |" if other["low"] <= 0 <= other["high"] else " |")
+    assert row.endswith(f"| {tool('claims').verdict(-1, other['low'], other['high'])} |")
+    assert "| fid, a share more | FID without bias |" in text
     assert f"    {record['parts']['few']['run']}" in text
     assert "n = 9, seeds 0 to 8" in text
     for figure in ("small-0.png", "small-1.png"):
