@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Guidance, finite
 from .step import Step
-from .tensors import gram, precise, ratio, restored
+from .tensors import gram, per_sample, precise, ratio, restored
 from .trace import Measurement
 
 SPACES = ("noise", "denoised", "prediction")
@@ -69,7 +69,7 @@ class AdaptiveGuidance(Guidance):
         """Scale w for the samples that had not crossed before this step, 1 for the others."""
         c, u = precise(cond), precise(uncond)
         xx, xy, yy = gram(*self._in_own_space(c, u, latents, step))
-        cosine = ratio(xy, xx.mul_(yy).sqrt_())
+        cosine = ratio(xy, (xx * yy).sqrt())
         crossed = step.state.get("crossed")
         if crossed is None:
             crossed = torch.zeros_like(cosine, dtype=torch.bool)
@@ -83,7 +83,7 @@ class AdaptiveGuidance(Guidance):
 
         Not divided by b as `in_space` does: it is 0 for the noise of flow models at sigma 1.
         """
-        a, b = step.to_space(self.space)
+        a, b = (per_sample(scalar, cond) for scalar in step.to_space(self.space))
         if isinstance(a, float) and isinstance(b, float):
             if a == 0:
                 return cond, uncond

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .basis import Scalar
 from .step import Step
-from .tensors import gram, precise, ratio, restored, squared_norm
+from .tensors import gram, precise, ratio, restored, spare, squared_norm
 from .trace import Measurement
 
 SPACES = ("denoised", "prediction")
@@ -30,7 +30,7 @@ class AdaptiveProjectedGuidance(Guidance):
 
     In denoised space, per sample, over all dimensions but the first:
 
-        m <- d + beta m;  m <- m min(1, r / |m|);  guided = cond + (w - 1) (m_orthogonal + eta m_parallel to cond)
+        m <- d + beta m;  u = m min(1, r / |m|);  guided = cond + (w - 1) (u_orthogonal + eta u_parallel to cond)
 
     Args:
         guidance_scale: w. At 1 the rule is the conditional prediction, and no unconditional evaluation is made.
@@ -89,8 +89,8 @@ class AdaptiveProjectedGuidance(Guidance):
             mm, update = squared_norm(m) if cap else None, m
         else:
             mm, mx, xx = gram(m, x)
-            update = torch.addcmul(m, x, ratio(mx, xx), value=self.eta - 1, out=None if x is c else x)
-        out = None if update is m else update
+            update = torch.addcmul(m, x, ratio(mx, xx), value=self.eta - 1, out=spare(None if x is c else x, m))
+        out = spare(None if update is m else update, c)
         if mm is None or not cap:
             guided = torch.add(c, update, alpha=scale, out=out)
         else:
@@ -99,7 +99,7 @@ class AdaptiveProjectedGuidance(Guidance):
         return restored(guided, cond), Measurement.of_tensors(c, difference, guided)
 
     def _with_momentum(self, difference: Tensor, b: Scalar, step: Step) -> Tensor:
-        """d + beta m, both in units of b, which changes from step to step; the buffer is overwritten."""
+        """d + beta m, both in units of b, which changes from step to step; the buffer's memory is used again."""
         if not self.momentum:
             return difference
         m = difference
@@ -107,9 +107,9 @@ class AdaptiveProjectedGuidance(Guidance):
             buffer, its_b = step.state["momentum"]
             beta = self.momentum * its_b / b
             if isinstance(beta, float):
-                m = torch.add(difference, buffer, alpha=beta, out=buffer)
+                m = torch.add(difference, buffer, alpha=beta, out=spare(buffer, difference))
             else:
-                m = torch.addcmul(difference, buffer, beta.to(buffer), out=buffer)
+                m = torch.addcmul(difference, buffer, beta.to(buffer), out=spare(buffer, difference))
         step.state["momentum"] = (m, b)
         return m
 
@@ -118,8 +118,8 @@ class AdaptiveProjectedGuidance(Guidance):
 
 
 def _shrink(mm: Tensor, r: Scalar) -> tuple[Tensor, float]:
-    """(s, k) with s k = min(1, r / |m|), mm = |m|^2, which is overwritten; k costs nothing where it is used."""
+    """(s, k) with s k = min(1, r / |m|), mm = |m|^2; k costs nothing where it is used."""
     if isinstance(r, Tensor):
-        return (mm.rsqrt_() * r).clamp_(max=1), 1.0
+        return (mm.rsqrt() * r).clamp(max=1), 1.0
     r = min(r, 1e30)  # so that 1 / r is a number in float32
-    return mm.rsqrt_().clamp_(max=1 / r), r
+    return mm.rsqrt().clamp(max=1 / r), r

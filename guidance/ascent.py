@@ -41,9 +41,9 @@ class Ascent:
         numel = math.prod(origin.shape[1:])
         length = length / self.steps
         if radius is not None:
-            length = torch.minimum(
-                radius / numel**0.5, torch.as_tensor(length, dtype=origin.dtype, device=origin.device)
-            )
+            if not isinstance(length, Tensor):
+                length = torch.full((), length, dtype=origin.dtype, device=origin.device)  # which waits for no device
+            length = torch.minimum(radius / numel**0.5, length.to(origin))
         share: Tensor | float
         move, first, last = torch.zeros_like(origin), None, None
         for _ in range(self.steps):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from . import saving
 from .basis import Basis, Combination, Scalar
 from .step import Step
-from .tensors import precise
+from .tensors import per_sample, precise
 from .trace import Measurement
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ class Guidance:
     def in_space(self, cond: Tensor, latents: Tensor, step: Step, out: Tensor | None = None) -> tuple[Tensor, Scalar]:
         """(x, b) with x b the conditional prediction in the space of the rule; differences of predictions d are d b.
 
-        For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update. out: memory
-        for x, which is used unless x is `cond` itself.
+        For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update. b: a number,
+        or a tensor that multiplies one (B, ...). out: memory for x, which is used unless x is `cond` itself.
         """
-        a, b = self.mapping(step)
+        a, b = (per_sample(scalar, cond) for scalar in self.mapping(step))
         if isinstance(a, float) and a == 0:
             return cond, b
         if isinstance(a, float) and isinstance(b, float):
@@ -153,16 +154,19 @@ class Guidance:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The rule that `save_pretrained` wrote. ValueError: it is not there, is damaged, or is another rule."""
+        """The rule that `save_pretrained` wrote; one of yours once its class is defined.
+
+        ValueError: it is not there, is damaged, or is another rule.
+        """
         rule = saving.load(folder)
         if not isinstance(rule, cls):
             raise ValueError(f"{str(folder)!r} holds a {type(rule).__name__}, not a {cls.__name__}")
         return rule
 
     def with_scale(self, guidance_scale: float) -> Guidance:
-        """The same rule at another scale."""
+        """The same rule at another scale. ValueError: it is not a finite number."""
         other = copy.copy(self)
-        other.guidance_scale = guidance_scale
+        other.guidance_scale = finite("guidance_scale", guidance_scale)
         return other
 
     def __repr__(self) -> str:
@@ -172,6 +176,6 @@ class Guidance:
 
 def finite(name: str, value: float) -> float:
     """`value` as a float; ValueError naming the option if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):  # NumPy's are Real, too
         raise ValueError(f"{name} must be a finite number, not {value!r}")
     return float(value)

@@ -54,9 +54,9 @@ class ClassifierFreeGuidance(Guidance):
 def rescaled(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     """(B, ...): phi times `guided` at the standard deviation of `cond`, and the rest of it as it is.
 
-    A `guided` without any variation cannot be brought to that deviation: phi times nothing, the rest of it as it is.
+    A `guided` of zeros cannot be brought to that deviation, and stays. See `variation` for what is all but constant.
     """
     g = precise(guided)
     own = variation(g)  # first, while it is in the cache
-    to_cond = (variation(precise(cond)) / own).sqrt_().nan_to_num_(nan=0.0, posinf=0.0)
+    to_cond = (variation(precise(cond)) / own).sqrt().nan_to_num(nan=0.0, posinf=0.0)
     return restored(g * torch.lerp(torch.ones_like(to_cond), to_cond, phi), guided)

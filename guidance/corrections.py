@@ -6,13 +6,16 @@ so it does nothing; put around the rule here, it does what the pipeline would ha
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .base import Guidance, finite
+from .basis import Scalar
 from .modifiers import Correction
 from .step import Step
-from .tensors import inner, precise, restored, squared_norm
+from .tensors import inner, precise, restored, spare, squared_norm
 from .thresholding import quantile
 
 
@@ -47,7 +50,7 @@ class Renorm(Correction):
     """The norm of the guided prediction at most `limit` times that of the conditional one; prediction space.
 
     What diffusers' Z-Image pipelines call `cfg_normalization`, and Lumina's own sampler `renorm_cfg`. Token by token,
-    with dim=-1, it is the `enable_cfg_renorm` of LongCat-Image.
+    with dim=-1, it is the `enable_cfg_renorm` of LongCat-Image. A conditional prediction alone stays as it is.
 
     Args:
         rule: the rule that is corrected.
@@ -68,14 +71,14 @@ class Renorm(Correction):
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """One factor per sample or token."""
-        if guided is cond and self.limit >= 1:
+        if guided is cond:
             return guided
         g = precise(guided)
         factor = _factor(self.limit * self._norm(precise(cond)), self._norm(g)).clamp(max=1)
         return restored(g * factor, guided)
 
     def _norm(self, x: Tensor) -> Tensor:
-        return squared_norm(x).sqrt_() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
+        return squared_norm(x).sqrt() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
 
 
 class EnergyPreserving(Correction):
@@ -106,26 +109,28 @@ class EnergyPreserving(Correction):
             low, high = percentiles
             if not 0 <= low < high <= 100:
                 raise ValueError(f"percentiles must be 0 <= low < high <= 100, not {percentiles!r}")
-        self.percentiles = percentiles
+        self.percentiles = None if percentiles is None else (low, high)
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """One factor per sample on x0; in the prediction, what that adds to x0, in units of b."""
         if guided is cond:
             return guided
         c, g = precise(cond), precise(guided)
-        x, _ = self.in_space(c, latents, step)
-        wanted = self._energy(x)
-        x, _ = self.in_space(g, latents, step, out=None if x is c else x)
-        more = _factor(wanted, self._energy(x)).sqrt_().sub_(1)
-        return restored(torch.addcmul(g, x, more, out=None if x is g else x), guided)
+        x, b = self.in_space(c, latents, step)
+        wanted = self._energy(x, b)
+        x, b = self.in_space(g, latents, step, out=spare(None if x is c else x, g))
+        more = _factor(wanted, self._energy(x, b)).sqrt() - 1
+        return restored(torch.addcmul(g, x, more, out=spare(None if x is g else x, g)), guided)
 
-    def _energy(self, x: Tensor) -> Tensor:
+    def _energy(self, x: Tensor, b: Scalar) -> Tensor:
+        """That of x0 = x b, in units of b^2."""
         if self.percentiles is None:
             return squared_norm(x)
+        x = x * (torch.sign(b) if isinstance(b, Tensor) else math.copysign(1, b))  # in the order of x0
         low, high = (quantile(x, percentile / 100) for percentile in self.percentiles)
         return inner(x, torch.where((x >= low) & (x <= high), x, 0.0))
 
 
 def _factor(wanted: Tensor, norm: Tensor) -> Tensor:
     """wanted / norm; 1 where the norm is 0, since no factor changes a zero."""
-    return (wanted / norm).nan_to_num_(nan=1.0, posinf=1.0)
+    return (wanted / norm).nan_to_num(nan=1.0, posinf=1.0)

@@ -13,6 +13,8 @@ from .tensors import gram, inner, precise, squared_norm
 class Measurement:
     """What a step's guided prediction says of it, in the prediction space: taken when `numbers` asks, and only then.
 
+    That must be before the next step, in which a rule may use the memory of this one again.
+
     guided: makes the combination, over a basis that has "cond" and "difference" (cond - uncond).
     """
 

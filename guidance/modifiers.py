@@ -193,11 +193,14 @@ class Interval(Modifier):
         if step.sigma is None:
             raise ValueError("this scheduler states no noise level: give the interval as start and stop")
         sigma = float(step.sigma)
-        return (self.low is None or sigma > self.low) and (self.high is None or sigma <= self.high)
+        beyond = 1 + 1e-6  # a level in float32 may lie above the number that it stands for
+        return (self.low is None or sigma > self.low * beyond) and (self.high is None or sigma <= self.high * beyond)
 
 
 class Correction(Modifier):
-    """A modifier that acts on the guided prediction; subclasses override `correct`."""
+    """A modifier that acts on the guided prediction; subclasses override `correct`, and `order` to act earlier."""
+
+    order = 100
 
 
 class Rescale(Correction):

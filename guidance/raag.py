@@ -55,6 +55,7 @@ class RatioAwareAdaptiveGuidance(Guidance):
         c, u = precise(cond), precise(uncond)
         difference = c - u
         rho = ratio(squared_norm(difference), squared_norm(u)).sqrt()
-        scale = (-self.alpha * rho).exp() * (self.guidance_scale - 1) + 1
+        decay = (-self.alpha * rho).exp() if self.alpha else torch.ones_like(rho)  # rho may be infinite
+        scale = decay * (self.guidance_scale - 1) + 1
         guided = torch.addcmul(u, difference, scale)
         return restored(guided, cond), Measurement.of_scale(c, uncond, scale, difference)

@@ -23,7 +23,7 @@ from .modifiers import Modifier
 from .reward import as_reward
 from .reward_gradient import bent, gradients, ordinary, scored
 from .step import Step
-from .tensors import inner, precise
+from .tensors import inner, per_sample, precise
 from .trust_region import Region, TrustRegion
 
 WEIGHTS = ("constant", "noise", "signal")
@@ -149,7 +149,8 @@ class RewardGuidance(Modifier):
         ascent = Ascent(self.ascent_steps, self.line_search)
         length, radius = self.strength * self._factor(step), None if region is None else region.radius
         with gradients():
-            a, b, z = ordinary(a), ordinary(b), precise(latents.detach().clone())
+            a, b = (ordinary(per_sample(scalar, latents)) for scalar in (a, b))
+            z = precise(latents.detach().clone())
             x0 = a * z + b * precise(guided.detach())
             bend = bent(step, z, a, b, latents.dtype) if self.through_denoiser else None
             move, first, last = ascent.climb(scored(self.reward, step, guided.dtype), x0, length, radius, bend)

@@ -37,15 +37,11 @@ def to_config(rule: Guidance) -> dict[str, Any]:
 
 def from_config(config: Any) -> Guidance:
     """The rule that `to_config` describes; ValueError for any other content."""
-    from .base import Guidance
-
     rules = import_module(__package__)
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise ValueError("the description of a rule has no _class_name")
     options = dict(config)
-    cls = getattr(rules, options.pop("_class_name"), None)
-    if not (inspect.isclass(cls) and issubclass(cls, Guidance)):
-        raise ValueError(f"diffguide has no rule named {config['_class_name']!r}")
+    cls = _class(options.pop("_class_name"))
     unknown = options.keys() - inspect.signature(cls).parameters.keys()
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {min(unknown)!r}")
@@ -53,7 +49,24 @@ def from_config(config: Any) -> Guidance:
         options["rule"] = from_config(options["rule"])
     if "coefficients" in options:
         options["coefficients"] = rules.Coefficients.from_plain(options["coefficients"])
-    return cls(**options)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise ValueError(f"these are no options of {cls.__name__}: {error}") from error
+
+
+def _class(name: str) -> type[Guidance]:
+    """The rule of that name, of diffguide or another one that is defined. ValueError: there is none."""
+    from .base import Guidance
+    from .modifiers import Correction, Modifier
+
+    found = {Guidance}
+    while more := {cls for known in found for cls in known.__subclasses__()} - found:
+        found |= more
+    named = [cls for cls in found - {Guidance, Modifier, Correction} if cls.__name__ == name and name[0] != "_"]
+    if not named:
+        raise ValueError(f"there is no rule named {name!r}: if it is yours, define or import its class first")
+    return max(named, key=lambda cls: cls.__module__.startswith(f"{__package__}."))
 
 
 def _plain(rule: Guidance, name: str, value: Any) -> Any:

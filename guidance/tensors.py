@@ -28,6 +28,20 @@ def restored(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor if tensor.dtype == like.dtype else tensor.to(like.dtype)
 
 
+def per_sample(scalar: Tensor | float, like: Tensor) -> Tensor | float:
+    """A number, or one per sample (B,) or (B, 1, ...), as it multiplies a tensor (B, ...)."""
+    if isinstance(scalar, Tensor) and scalar.ndim == 1:
+        return scalar.view(-1, *[1] * (like.ndim - 1))
+    return scalar
+
+
+def spare(memory: Tensor | None, *given: Tensor) -> Tensor | None:
+    """Memory for a result that is made from it and what is given; None where a gradient may need what it holds."""
+    if memory is None or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (memory, *given))):
+        return None
+    return memory
+
+
 def inner(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of two tensors (B, ...), a scalar per sample, never in a precision below their own."""
     if _alone(first):
@@ -78,7 +92,8 @@ def _by_row(first: Tensor, second: Tensor) -> Tensor:
 def variation(tensor: Tensor) -> Tensor:
     """Variance times elements of a tensor (B, ...), a scalar per sample: several times as fast as `torch.var` on a CPU.
 
-    It can be a little below 0 by rounding.
+    By the squares less the mean, so that it means nothing, and may be below 0, where the deviation is less than about a
+    hundredth of the mean, as it is in no prediction of a denoiser.
     """
     if _alone(tensor):
         x = tensor.reshape(-1)
@@ -90,5 +105,5 @@ def variation(tensor: Tensor) -> Tensor:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator of two norms or inner products, 0 where both are 0; the denominator is overwritten."""
-    return numerator / denominator.clamp_(min=TINY)
+    """numerator / denominator of two norms or inner products, 0 where both are 0."""
+    return numerator / denominator.clamp(min=TINY)

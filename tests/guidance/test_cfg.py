@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from cases import SHAPES, predictions, step
@@ -31,6 +32,7 @@ def test_rescale_of_what_has_no_variation_is_a_number():
         rescaled(cond, flat, 0.7), 0.3 * cond, atol=1e-3
     )  # the deviation of `flat` is 0 but for rounding
     assert torch.equal(rescaled(flat, cond, 0.0), flat)
+    assert not rescaled(torch.zeros_like(cond), cond, 0.7).any()
 
 
 def test_scale_one_needs_no_unconditional_prediction():
@@ -44,6 +46,14 @@ def test_scale_one_needs_no_unconditional_prediction():
 def test_scale_must_be_a_finite_number(scale):
     with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
         ClassifierFreeGuidance(scale)
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
+        ClassifierFreeGuidance(2.0).with_scale(scale)
+
+
+def test_a_scale_may_be_numpys():
+    for scale in (np.arange(2, 5)[0], np.float32(2.0)):
+        rule = ClassifierFreeGuidance(scale)
+        assert (rule.guidance_scale, type(rule.guidance_scale)) == (2.0, float)
 
 
 @pytest.mark.parametrize("phi", [-0.1, 1.1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from cases import SHAPES, predictions, step
 
-from diffguide.guidance import ClassifierFreeGuidance, NormMatching
+from diffguide.guidance import ClassifierFreeGuidance, Interval, NormMatching
 from diffguide.guidance.corrections import EnergyPreserving, Renorm
 
 KINDS = ["epsilon", "v_prediction", "sample", "flow"]
@@ -53,6 +53,16 @@ def test_renorm_by_token_is_longcats():
     assert torch.allclose(guided, expected * scale.clamp(min=0, max=1), atol=1e-5)
 
 
+def test_renorm_leaves_a_conditional_step_as_it_is():
+    cond, _, latents = predictions((2, 4, 8, 8))
+    for rule in (
+        Renorm(ClassifierFreeGuidance(1.0), 0.8),
+        Interval(Renorm(ClassifierFreeGuidance(4.0), 0.8), stop=0.5),
+    ):
+        assert not rule.needs_uncond(step(index=3))
+        assert torch.equal(rule.guide_cond(cond, latents, step(index=3)), cond)
+
+
 def test_a_limit_that_is_not_reached_is_plain_guidance():
     batch = predictions((2, 4, 8, 8))
     guided, _ = Renorm(ClassifierFreeGuidance(7.5), 1e3).guide(*batch, step())
@@ -72,8 +82,7 @@ def test_energy_is_that_of_the_conditional_x0(shape, kind, percentiles):
         x = x.flatten(1)
         if percentiles is None:
             return x.square().sum(1)
-        # a percentile of x is one of b * prediction, counted from the other end where b is negative
-        low, high = (p / 100 for p in (percentiles if b > 0 else (100 - percentiles[1], 100 - percentiles[0])))
+        low, high = (percentile / 100 for percentile in percentiles)
         low, high = torch.quantile(x, low, dim=1, keepdim=True), torch.quantile(x, high, dim=1, keepdim=True)
         return torch.where((x >= low) & (x <= high), x.square(), 0.0).sum(1)
 

@@ -8,6 +8,7 @@ from diffguide.guidance import (
     AdaptiveGuidance,
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
+    Correction,
     EnergyPreserving,
     Guidance,
     Interval,
@@ -47,8 +48,21 @@ def test_interval_guides_inside_and_is_conditional_outside():
 def test_interval_of_noise_levels_is_open_below_and_closed_above(low, high, inside):
     rule = Interval(ClassifierFreeGuidance(5.0), low=low, high=high)
     here = step("epsilon", sigma=1.7)
-    here.sigma = torch.tensor(1.7, dtype=torch.float64)
-    assert rule.needs_uncond(here) is inside
+    for dtype in (torch.float64, torch.float32):
+        here.sigma = torch.tensor(1.7, dtype=dtype)
+        assert rule.needs_uncond(here) is inside
+
+
+def test_a_correction_of_ones_own_acts_after_the_others():
+    class Halved(Correction):
+        def correct(self, guided, cond, latents, step):
+            return guided / 2
+
+    batch = predictions((2, 4, 8, 8))
+    for rule in (Halved(Renorm(ClassifierFreeGuidance(5.0))), Renorm(Halved(ClassifierFreeGuidance(5.0)))):
+        guided, _ = rule.guide(*batch, step())
+        expected, _ = Renorm(ClassifierFreeGuidance(5.0)).guide(*batch, step())
+        assert torch.equal(guided, expected / 2)
 
 
 def test_the_whole_interval_is_the_rule():

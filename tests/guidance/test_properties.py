@@ -65,6 +65,42 @@ def test_batch_of_n_is_n_batches_of_one(rule, shape, kind):
             assert torch.allclose(guided[k : k + 1], single, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("kind", ["v_prediction", "flow"])
+def test_each_sample_may_have_a_noise_level_of_its_own(rule, kind):
+    batch, sigmas = predictions((3, 4, 8, 8)), (0.4, 1.7, 3.0)
+    alone = [step(kind, 1, sigma=sigma) for sigma in sigmas]
+    together = step(kind, 1)
+    for space in ("denoised", "noise"):
+        pairs = zip(*(getattr(one, space) for one in alone))
+        setattr(together, space, tuple(torch.tensor(numbers) for numbers in pairs))
+    guided, _ = rule.guide(*batch, together)
+    for k, one in enumerate(alone):
+        single, _ = rule.guide(*(x[k : k + 1] for x in batch), one)
+        assert torch.allclose(guided[k : k + 1], single, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_gradient_goes_through_two_steps(rule, size):
+    first, second = (predictions((size, 2, 8, 8), seed, torch.float64) for seed in (1, 2))
+    for tensor in (*first[:2], *second[:2]):
+        tensor.requires_grad_()
+
+    def total(cond, uncond):
+        state = {}
+        earlier, _ = rule.guide(cond, uncond, first[2], step("v_prediction", 1, state))
+        later, _ = rule.guide(second[0], second[1], second[2], step("v_prediction", 2, state))
+        return (earlier * second[2]).sum() + (later * first[2]).sum()
+
+    direction = predictions((size, 2, 8, 8), 3, torch.float64)
+    gradients = torch.autograd.grad(total(*first[:2]), first[:2])
+    along = sum((gradient * vector).sum() for gradient, vector in zip(gradients, direction))
+    with torch.no_grad():
+        ends = [total(*(x + sign * 1e-6 * vector for x, vector in zip(first[:2], direction))) for sign in (1, -1)]
+    assert along == pytest.approx((ends[0] - ends[1]).item() / 2e-6, rel=1e-4, abs=1e-6)
+
+
 EQUIVARIANT = [
     ClassifierFreeGuidance(6.0, guidance_rescale=0.7),
     AdaptiveProjectedGuidance(6.0, norm_threshold=0),

@@ -35,8 +35,9 @@ def test_alpha_zero_is_plain_guidance():
 def test_zeros_and_identical_predictions_stay_finite():
     cond, _, latents = predictions((2, 4, 8, 8))
     for pair in ((cond, cond), (torch.zeros_like(cond),) * 2, (cond, torch.zeros_like(cond))):
-        guided, _ = RatioAwareAdaptiveGuidance(10.0).guide(*pair, latents, step("flow"))
-        assert guided.isfinite().all()
+        for alpha in (8.0, 0.0):
+            guided, _ = RatioAwareAdaptiveGuidance(10.0, alpha).guide(*pair, latents, step("flow"))
+            assert guided.isfinite().all()
 
 
 def test_presets_and_bad_options():

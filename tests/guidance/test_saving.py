@@ -6,6 +6,7 @@ from diffguide.guidance import (
     AdaptiveGuidance,
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
+    EnergyPreserving,
     Guidance,
     Interval,
     NormMatching,
@@ -22,7 +23,26 @@ RULES = [
     Rescale(Interval(AdaptiveProjectedGuidance(8.0), 0.1, 0.9), 0.3),
     NormMatching(Scheduled(ClassifierFreeGuidance(4.0), [1.0, 2.0]), dim=1),
     Scheduled(ClassifierFreeGuidance(4.0), "cosine", end=2.0),
+    EnergyPreserving(ClassifierFreeGuidance(4.0), (45, 55)),
 ]
+
+
+class Capped(Guidance):
+    """A rule of a user's own."""
+
+    def __init__(self, guidance_scale=7.5, most=2.0):
+        super().__init__(guidance_scale)
+        self.most = most
+
+
+def test_a_rule_of_ones_own_comes_back(tmp_path):
+    rule = Rescale(Capped(3.0, most=4.0), 0.5)
+    rule.save_pretrained(tmp_path / "rule")
+    again = Guidance.from_pretrained(tmp_path / "rule")
+    assert type(again.core) is Capped
+    assert repr(again) == repr(rule)
+    Capped(3.0).save_pretrained(tmp_path / "own")
+    assert Capped.from_pretrained(tmp_path / "own").guidance_scale == 3
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
@@ -47,6 +67,13 @@ def test_functions_cannot_be_written(tmp_path):
         ("{", "is not JSON"),
         ("[]", "no _class_name"),
         ('{"_class_name": "Step"}', "no rule named 'Step'"),
+        ('{"_class_name": "Guidance"}', "no rule named 'Guidance'"),
+        ('{"_class_name": "Modifier"}', "no rule named 'Modifier'"),
+        ('{"_class_name": "NormMatching"}', "these are no options of NormMatching"),
+        (
+            '{"_class_name": "Scheduled", "rule": {"_class_name": "AdaptiveGuidance"}, "schedule": 5}',
+            "these are no options of Scheduled",
+        ),
         ('{"_class_name": "ClassifierFreeGuidance", "scale": 2}', "no option 'scale'"),
         ('{"_class_name": "ClassifierFreeGuidance", "guidance_scale": "x"}', "finite number"),
         (json.dumps({"_class_name": "ClassifierFreeGuidance", "guidance_scale": 2.0}), "not a AdaptiveGuidance"),
