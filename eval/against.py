@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffguide.pipelines.errors import UserError
@@ -90,7 +91,8 @@ def measure_reference(
     files: dict[str, Path] = {}
     if side.name is not None:
         for network in used:
-            files[network], features = cached_features(side.name, *identity_of(extractors[network]))
+            dtype = getattr(extractors[network], "dtype", torch.float32)
+            files[network], features = cached_features(side.name, *identity_of(extractors[network]), dtype)
             if features is not None:
                 known[network] = Reference(_statistics(features, extractors[network]), features)
     missing = {network: extractors[network] for network in used if network not in known}

@@ -46,6 +46,21 @@ def main(argv: list[str] | None = None) -> int:
         # The interpreter flushes once more at its end, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (OSError, RuntimeError) as error:
+        words = _about_a_path(error)
+        if words is None:
+            raise
+        print(f"diffguide: error: {words}", file=sys.stderr)
+        return 2
+
+
+def _about_a_path(error: Exception) -> str | None:
+    """One line on a file that the system refuses, such as one of too long a name; None for any other error."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return one_line(UserError(f"cannot use {str(error.filename)!r}: {error.strerror}"), 400)
+    if "home directory" in str(error):  # of pathlib, for a ~name that is no user
+        return one_line(error, 400)
+    return None
 
 
 def _run(argv: list[str] | None) -> int:

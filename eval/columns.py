@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from diffguide.pipelines.errors import unknown
@@ -59,9 +60,14 @@ def check_column(name: str) -> str:
     return name
 
 
-def primary(metrics: list[str]) -> str | None:
-    """The metric that conclusions are about: the first that has a better side."""
-    return next((name for name in COLUMNS if name in metrics and COLUMNS[name].better), None)
+def judged(metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics that were asked for and have a better side."""
+    return [name for name in CHOICES if name in metrics and COLUMNS[name].better]
+
+
+def has_interval(name: str) -> bool:
+    """Whether a metric has one number per image, from which intervals are resampled."""
+    return name in FRECHET or name not in METRICS or METRICS[name].kind == "image"
 
 
 def number(name: str, value: float | None) -> str:

@@ -30,13 +30,14 @@ from diffguide.pipelines.spelling import check_guidance
 from .columns import CHOICES, check_column
 from .comparison import compare, make_plan
 from .files import plain
-from .options import add_network_options, add_reward_option
+from .options import add_image_options, add_network_options, add_reward_option
 from .plan import KEEP, NETWORKS
 from .store import Store
 
 OPTIONS: tuple[str, ...]
 OPTIONS = ("guidance", "guidance_scale", "steps", "scheduler", "model", "num_images", "prompt_file", "negative_prompt")
-OPTIONS += ("seed_start", "batch_size", "keep", "height", "width", "reference", "metrics", *NETWORKS, "device", "dtype")
+OPTIONS += ("seed_start", "batch_size", "keep", "height", "width", "reference", "convert", "skip_bad", "metrics")
+OPTIONS += (*NETWORKS, "device", "dtype")
 
 
 def add_parser(commands: Any) -> None:
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
         metavar="IMAGES|STATS.npz|emoji",
         help="for fid and the like (embedded models: emoji)",
     )
+    add_image_options(parser.add_argument_group("images of the reference"))
     add("--metrics", nargs="+", type=argument(check_column), metavar="METRIC", help=", ".join(CHOICES))
     add_network_options(parser)
     add_reward_option(parser)

@@ -19,6 +19,7 @@ from .files import locked
 from .grid import check_folder, clear_folder, run_plan
 from .growth import continuing, plan_of
 from .measures import distances
+from .metrics import METRICS
 from .options import check_networks
 from .plan import Plan, grid
 from .processes import Processes
@@ -64,6 +65,9 @@ def make_plan(
     row = EMBEDDED.get(model)
     reference = reference or (EMOJI if row else None)
     metrics = _usual(row is not None, reference is not None) if metrics is None else list(map(check_column, metrics))
+    few = [name for name in metrics if num_images < METRICS[name].fewest]
+    if few:
+        raise UserError(f"{few[0]} needs {METRICS[few[0]].fewest} images of each cell at least, not {num_images}")
     needed = distances(metrics)
     if needed and reference is None:
         raise UserError(f"{needed[0]} needs a --reference: images, a statistics file, or {', '.join(REFERENCES)}")
@@ -138,10 +142,12 @@ def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
     if Processes.rank() > 0:
         yield
         return
-    if overwrite:
-        clear_folder(folder)
-    check_folder(folder, plan)
+    if not overwrite or plan_of(folder) is None:
+        check_folder(folder, plan)  # before anything is written where something else may lie
     with locked(folder):
+        if overwrite:
+            clear_folder(folder)
+        check_folder(folder, plan)
         yield
 
 

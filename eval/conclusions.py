@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .columns import COLUMNS, number, primary
+from .columns import COLUMNS, has_interval, judged, number
 
 
 def conclude(guidances: list[str], metrics: list[str], differences: list[dict[str, Any]], images: int) -> list[str]:
-    """A sentence for each rule but the first, on the first metric that has a better side; [] without such a metric.
+    """A sentence for each rule but the first, on the first metric with a better side and intervals; [] without one.
 
     differences: as in results.json; those that an interval does not tell from 0 count as undecided.
     """
-    metric = primary(metrics)
+    metric = next(filter(has_interval, judged(metrics)), None)
     if metric is None or len(guidances) < 2:
         return []
     first, *others = guidances

@@ -27,9 +27,9 @@ BLOCKS, BLOCK = 256, 64 * 1024
 def plan_contents(plan: Plan) -> dict[str, str]:
     """16 hexadecimal digits for each file or folder that a plan refers to, by the name that it has there.
 
-    The model, the reference, networks and rewards where they are paths; the coefficients of rules, and calibrations and
-    rewards that ship with the package where a rule uses them. Prompts are in the plan itself. UserError: a file cannot
-    be read.
+    The model, the reference, networks and rewards where they are paths; the coefficients of rules; and of what ships
+    with the package the model's weights, and calibrations and rewards where a rule uses them. Prompts are in the plan
+    itself. UserError: a file cannot be read.
     """
     paths = {name: path for name, path in _paths(plan) if path.exists()}
     return {name: content_hash(path) for name, path in paths.items()} | dict(_shipped(plan))
@@ -73,7 +73,10 @@ def _paths(plan: Plan) -> Iterator[tuple[str, Path]]:
 
 
 def _shipped(plan: Plan) -> Iterator[tuple[str, str]]:
-    """The calibrations that short names mean on the plan's model."""
+    """The weights of the plan's model, and the calibrations that short names mean on it."""
+    if plan.model in EMBEDDED:
+        weights = [path for path in EMBEDDED[plan.model].files() if path.suffix == ".safetensors"]
+        yield f"{plan.model}/*.safetensors", sha256("".join(map(_digest, weights)).encode()).hexdigest()[:16]
     for cell in plan.cells:
         rule, given = split_guidance(cell.guidance)
         if rule in CALIBRATED and not given.keys() & {"coefficients", "threshold"}:

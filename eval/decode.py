@@ -35,7 +35,8 @@ def decode(data: bytes, name: str, convert: bool = False) -> Tensor | Bad:
 
     As they are: 8-bit RGB, palettes of it, and an alpha channel that is opaque throughout. With `convert` also, on
     white, what is transparent; grayscale; CMYK; 16 bits, of which the upper 8 count. Never: what is truncated, animated
-    or no image, or has more than MAX_PIXELS. Orientation tags are left alone, as other tools do.
+    or no image, or has more than MAX_PIXELS. Of a JPEG with further pictures behind it, as phones write, the first one
+    counts. Orientation tags are left alone, as other tools do.
     """
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
@@ -48,17 +49,23 @@ def decode(data: bytes, name: str, convert: bool = False) -> Tensor | Bad:
     with image:
         if image.width * image.height > MAX_PIXELS:
             return Bad(name, "too large", f"{image.width} x {image.height}")
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1:
-            return Bad(name, "animated", f"{frames} frames")
-        deep = image.mode in _DEEP or any(
-            "16" in str(tile[3]) for tile in image.tile if image.format in ("PNG", "TIFF")
-        )
         try:
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames > 1:
+                return Bad(name, "animated", f"{frames} frames")
+            deep = image.mode in _DEEP or any("16" in mode for mode in _raw_modes(image))
             image.load()
         except Exception as error:
             return Bad(name, "truncated or damaged", one_line(error, 80))
         return _pixels(image, name, deep, convert)
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """How pixels are laid out in a PNG or TIFF file, before it is loaded; "RGB;16B"."""
+    if image.format not in ("PNG", "TIFF"):
+        return []
+    arguments = [tile[3] for tile in image.tile]
+    return [str(given[0] if isinstance(given, tuple) else given) for given in arguments]
 
 
 def _pixels(image: Image.Image, name: str, deep: bool, convert: bool) -> Tensor | Bad:

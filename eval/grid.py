@@ -22,7 +22,7 @@ from .prompts import PROMPTS
 from .store import Store, Unit
 
 PER_IMAGE = "per_image.npz"
-FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", PER_IMAGE, "report.html", ".lock")
+FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", PER_IMAGE, "report.html")
 FOLDERS = ("cells", "seconds")
 
 
@@ -35,7 +35,7 @@ def check_folder(folder: Path, plan: Plan) -> None:
         raise UserError(f"the output {str(folder)!r} is a file")
     there = plan_of(folder)
     if there is None:
-        if folder.is_dir() and any(path.name not in (".lock", *FOLDERS) for path in folder.iterdir()):
+        if folder.is_dir() and any(path.name[0] != "." and path.name not in FOLDERS for path in folder.iterdir()):
             raise UserError(f"the folder {str(folder)!r} holds something else: give another --output")
         return
     difference = obstacle(plan, there)
@@ -120,9 +120,13 @@ def run_plan(
         store.remove_leftovers()
     processes.wait()
     store.make_folders()
-    _same_environment(folder / "environment.json", environment(pipe, {**(extractors or {}), **(seen or {})}))
-    if plan_of(folder) != plan:  # on every disk there is
+    known, now = folder / "environment.json", environment(pipe, {**(extractors or {}), **(seen or {})})
+    if known.is_file():
+        _check_environment(read_json(known), now)
+    if plan_of(folder) != plan:  # on every disk there is; first, since without it a folder is none of a comparison
         write_json(folder / "plan.json", plan.to_dict())
+    if not known.is_file():
+        write_json(known, now)
     done = set().union(*processes.gather(store.finished()))
     todo = [unit for unit in _units(plan) if unit not in done]
     count = _images(plan, todo)
@@ -152,11 +156,7 @@ def _images(plan: Plan, units: list[Unit]) -> int:
     return sum(len(plan.images(batch)) for _, batch in units)
 
 
-def _same_environment(path: Path, now: dict[str, Any]) -> None:
-    if not path.is_file():
-        write_json(path, now)
-        return
-    then = read_json(path)
+def _check_environment(then: dict[str, Any], now: dict[str, Any]) -> None:
     for key in now | then:
         pairs = {key: (then.get(key), now.get(key))}
         if isinstance(now.get(key), dict) and isinstance(then.get(key), dict):

@@ -82,6 +82,8 @@ def _left_shares(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _drop(shares: Tensor, singular: Tensor, c: float) -> Tensor:
     """(n,): by how much the sum of the singular values falls when a row is left out."""
+    if not len(singular):  # all images are alike
+        return shares.new_zeros(len(shares))
     ends = math.log(singular.min().item()) - REACH, math.log(singular.max().item()) + REACH
     grid = torch.linspace(*ends, NODES, dtype=singular.dtype, device=singular.device)
     u, width = grid.exp(), (ends[1] - ends[0]) / (NODES - 1)

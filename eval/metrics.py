@@ -18,7 +18,8 @@ class Metric:
     kind: "distance", "set" or "image". better: "lower", "higher", or "" where neither is. definition: in one line.
     source: the paper or library that it comes from. compute: see `metric_functions`. extractor: the network it is
     defined for, "" for none. any_extractor: whether features of another network can stand in. needs: among
-    "features" (of the reference, so that its statistics do not do), "prompts", "baseline", "reward".
+    "features" (of the reference, so that its statistics do not do), "prompts", "baseline", "reward". fewest: images of
+    which it can be measured in a comparison, which leaves each one out of a Frechet distance.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Metric:
     extractor: str = ""
     any_extractor: bool = False
     needs: tuple[str, ...] = ()
+    fewest: int = 1
 
 
 METRICS: dict[str, Metric] = {
@@ -39,6 +41,7 @@ METRICS: dict[str, Metric] = {
         "arXiv 1706.08500",
         how.frechet,
         "inception",
+        fewest=3,
     ),
     "kid": Metric(
         "distance",
@@ -49,6 +52,7 @@ METRICS: dict[str, Metric] = {
         "inception",
         any_extractor=True,
         needs=("features",),
+        fewest=2,
     ),
     "is": Metric("set", "higher", "Inception Score, 10 splits", "arXiv 1606.03498", how.inception_score, "inception"),
     "precision": Metric(
@@ -60,6 +64,7 @@ METRICS: dict[str, Metric] = {
         "inception",
         any_extractor=True,
         needs=("features",),
+        fewest=4,
     ),
     "recall": Metric(
         "distance",
@@ -70,9 +75,16 @@ METRICS: dict[str, Metric] = {
         "inception",
         any_extractor=True,
         needs=("features",),
+        fewest=4,
     ),
     "fd_dinov2": Metric(
-        "distance", "lower", "Frechet distance of DINOv2 class tokens", "arXiv 2306.04675", how.frechet, "dinov2"
+        "distance",
+        "lower",
+        "Frechet distance of DINOv2 class tokens",
+        "arXiv 2306.04675",
+        how.frechet,
+        "dinov2",
+        fewest=3,
     ),
     "fd_efficientnet": Metric(
         "distance",
@@ -81,6 +93,7 @@ METRICS: dict[str, Metric] = {
         "this project",
         how.frechet,
         "efficientnet-lite0",
+        fewest=3,
     ),
     "cmmd": Metric(
         "distance",

@@ -40,6 +40,12 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batch-size", type=argument(check_count), default=32, metavar="N", help="images a step (default 32)")
     add("--dtype", type=argument(check_dtype), help="of the networks (default float32, at parity with other tools)")
+    add_image_options(parser)
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """What becomes of images that are not all 8-bit RGB of one size: the fields of `images.Images`."""
+    add = parser.add_argument
     add("--convert", action="store_true", help="take transparent (on white), gray, CMYK, 16-bit, mixed-size images too")
     add("--skip-bad", action="store_true", help="leave out images that cannot be used, and say how many")
 

@@ -58,9 +58,9 @@ class Plan:
     prompts: those in use, at most `num_images`, each one line. prompt_file: where they came from, which decides
     nothing; None: a list, or the captions of the reference set. keep: "png", "webp" (lossless) or "none" (then features
     and the first `SHEET_ROWS` images of a cell). reference: a folder, archive or statistics file, "emoji", or None.
-    metrics: names. extractor, resize, inception, clip, dinov2, reward: the networks of the metrics, as in
-    `networks.Networks`. files: what the files hold that it refers to, as `contents.plan_contents` finds it, None where
-    that was not noted.
+    convert, skip_bad: how its images are read, see `images.Images`. metrics: names. extractor, resize, inception, clip,
+    dinov2, reward: the networks of the metrics, as in `networks.Networks`. files: what the files hold that it refers
+    to, as `contents.plan_contents` finds it, None where that was not noted.
     """
 
     model: str
@@ -75,6 +75,8 @@ class Plan:
     height: int | None = None
     width: int | None = None
     reference: str | None = None
+    convert: bool = False
+    skip_bad: bool = False
     metrics: tuple[str, ...] = ("saturation", "contrast", "clipping")
     extractor: str | None = None
     resize: str | None = None
@@ -184,7 +186,8 @@ class Plan:
             value = getattr(self, name)
             values[name.replace("_", "-")] = [] if value is None else [value]
         words = [_flag(name, list(map(str, given))) for name, given in values.items() if given]
-        return " ".join(["diffguide compare", *words])
+        switches = ["--convert"] * self.convert + ["--skip-bad"] * self.skip_bad
+        return " ".join(["diffguide compare", *words, *switches])
 
 
 def grid(

@@ -15,6 +15,7 @@ from diffguide.pipelines.errors import UserError, nearest
 from .files import write_file
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .images import Images
@@ -86,14 +87,20 @@ def cache_folder() -> Path:
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "diffguide"
 
 
-def cached_features(name: str, extractor: str, weights_hash: str, resize: str) -> tuple[Path, Tensor | None]:
-    """The file for the features of an embedded set, and the features where it holds them, (n, d) float32."""
+def cached_features(
+    name: str, extractor: str, weights_hash: str, resize: str, dtype: torch.dtype
+) -> tuple[Path, Tensor | None]:
+    """The file for the features of an embedded set, and the features where it holds them, (n, d) float32.
+
+    dtype: in which the network runs.
+    """
     import torch
 
     from .npz import Npz
 
     network = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in extractor)
-    path = cache_folder() / f"{name}-{network}-{weights_hash}-{resize}.npz"
+    precision = "" if dtype == torch.float32 else f"-{str(dtype).removeprefix('torch.')}"
+    path = cache_folder() / f"{name}-{network}-{weights_hash}-{resize}{precision}.npz"
     if not path.is_file():
         return path, None
     try:

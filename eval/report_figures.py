@@ -6,9 +6,9 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from .columns import COLUMNS, primary
+from .columns import CHOICES, COLUMNS, judged
 from .report_charts import Point, Series, legend, line_chart, scatter_chart
-from .report_sections import CURVES, Results, rules_of, short
+from .report_sections import Results, rules_of, short
 
 TRACES = {
     "cosine": "cosine of both predictions",
@@ -24,7 +24,7 @@ def curves(results: Results) -> str:
     charts = []
     for group, cells in _groups(results, lambda cell: (cell["steps"], cell["scheduler"])).items():
         where = f", {group[0]} steps" + (f", {group[1]}" if group[1] else "")
-        for name in (name for name in CURVES if name in results["metrics"]):
+        for name in (name for name in CHOICES if name in results["metrics"]):
             series = _series(results, cells, lambda cell: cell["guidance_scale"], name)
             chart = line_chart(COLUMNS[name].label + where, "guidance scale", COLUMNS[name].label, series)
             charts.append(f"<figure>{chart}</figure>")
@@ -34,7 +34,7 @@ def curves(results: Results) -> str:
 
 def pareto(results: Results) -> str:
     """The first metric with a better side against evaluations."""
-    name = primary(results["metrics"])
+    name = next(iter(judged(results["metrics"])), None)
     if name is None:
         return ""
     series = _series(results, results["cells"], lambda cell: cell["metrics"]["evaluations"]["value"], name)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .columns import COLUMNS, DASH, MINUS
+from .columns import CHOICES, COLUMNS, DASH, MINUS, has_interval
 from .report_html import Entry, difference, estimate, plain, table, text
 
 Results = dict[str, Any]
-CURVES = ("fid", "fd_dinov2", "fd_efficientnet", "kid", "clip_score", "clipping", "saturation", "contrast")
+MATCHED = 4
+"""Metrics of the table of equal effort, those with intervals first."""
 
 
 def conclusions(results: Results) -> str:
     """One sentence per rule."""
     sentences = results["conclusions"]
     if not sentences:
-        return '<p class="lede">One rule, or no metric with a better side: there is nothing to decide here.</p>\n'
+        return '<p class="lede">One rule, or no metric with a better side and intervals: nothing is decided here.</p>\n'
     return '<ul class="lede">' + "".join(f"<li>{escape(one)}</li>" for one in sentences) + "</ul>\n"
 
 
@@ -53,7 +54,8 @@ def differences(results: Results) -> str:
 
 def matched(results: Results, kind: str, words: str) -> str:
     """The rules at equal effort, `kind` being "matched_evaluations" or "matched_effective_scale"."""
-    names = [name for name in results["metrics"] if name in CURVES][:4]
+    asked = [name for name in CHOICES if name in results["metrics"]]
+    names = sorted(asked, key=lambda name: not has_interval(name))[:MATCHED]
     cells = results["cells"]
     rows = []
     for match in results[kind]:

@@ -143,3 +143,22 @@ def test_a_conclusion_is_one_sentence_that_says_what_is_decided():
         "apg against cfg: 4 images are too few for an interval, so nothing is decided."
     ]
     assert conclude(["cfg", "apg"], ["saturation"], [], 64) == []
+
+
+def test_conclusions_are_about_what_was_asked_for_and_has_intervals():
+    clip = difference("apg", 8, 1.9, 1.5, 2.4) | {"metric": "clip_score"}
+    others = [difference("apg", 8, 0.1, None, None) | {"metric": name} for name in ("kid", "precision")]
+    counted = difference("apg", 8, 0, 0, 0) | {"metric": "evaluations"}
+    entries = [*others, clip, counted]
+    assert conclude(["cfg", "apg"], ["kid", "precision", "clip_score", "evaluations"], entries, 2048) == [
+        "apg beats cfg at scale 8 by 1.90 CLIPScore [1.50, 2.40]."
+    ]
+    assert conclude(["cfg", "apg"], ["kid", "saturation", "evaluations"], entries, 2048) == []
+
+
+@pytest.mark.parametrize("n", [5, 60])
+def test_images_that_are_all_alike_have_a_distance(n):
+    features, reference = torch.ones(n, 12), world(12)[2]
+    value, left_out = leave_one_out(features, FrechetReference(reference.mu, reference.sigma))
+    assert value == pytest.approx(12 + reference.sigma.trace().item())
+    assert left_out == pytest.approx(torch.full((n,), value).double())

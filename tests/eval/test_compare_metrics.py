@@ -34,6 +34,22 @@ def test_features_text_reward_and_likeness_agree_with_evaluate(tiny_plan, tiny_c
     assert "SSIM" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_images_of_the_reference_are_converted_where_asked(tiny_plan, tiny_clip, pictures, tmp_path):
+    from PIL import Image
+
+    reference = pictures("reference", 12, side=64)
+    Image.new("L", (64, 64), 90).save(reference / "gray.png")
+    asked = {"metrics": ("cmmd",), "reference": str(reference), "clip": str(tiny_clip), "num_images": 2}
+    with pytest.raises(UserError, match=r"1 grayscale; .*--skip-bad leaves them out, --convert takes"):
+        compare(tiny_plan(["cfg"], [2.0], **asked), tmp_path / "run")
+    for option, count in (("skip_bad", 12), ("convert", 13)):
+        plan = tiny_plan(["cfg"], [2.0], **asked, **{option: True})
+        results = compare(plan, tmp_path / option)
+        assert f"--{option.replace('_', '-')}" in results["command"]
+        (drawn,) = (value for key, value in results["environment"].items() if key.startswith("reference "))
+        assert f"{count} images" in drawn
+
+
 def test_a_reward_of_other_weights_does_not_go_on_with_a_run(tiny_plan, tiny_clip, copy_of, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -64,26 +64,30 @@ def test_calibrations_that_ship_are_noted_and_others_are_not(rule, trained, copy
 
     monkeypatch.setattr(embedded, "MODELS", copy_of(trained))
     plan = make_plan(["cfg", rule], [4.0], [20], num_images=2, metrics=["clipping"])
-    (name,) = first = plan_contents(plan)
-    assert name == f"emoji-sd/calibration/{rule}-*.json for 20 steps"
+    first = plan_contents(plan)
+    assert list(first) == ["emoji-sd/*.safetensors", f"emoji-sd/calibration/{rule}-*.json for 20 steps"]
     file = embedded.MODELS / "emoji-sd" / "calibration" / f"{rule}-20.json"
     record = json.loads(file.read_text())
     record["threshold" if rule == "ag" else "guidance_scale"] = 0.5
     file.write_text(json.dumps(record))
-    assert plan_contents(plan) != first
-    assert plan_contents(make_plan(["cfg", "ag:threshold=0.9"], [4.0], [20], metrics=["clipping"])) == {}
+    weights = "emoji-sd/*.safetensors"
+    now = plan_contents(plan)
+    assert {name for name in first if first[name] != now[name]} == set(first) - {weights}
+    assert list(plan_contents(make_plan(["cfg", "ag:threshold=0.9"], [4.0], [20], metrics=["clipping"]))) == [weights]
+    for part in ("emoji-sd/unet", "emoji-vae", "emoji-clip"):
+        (path,) = (embedded.MODELS / part).glob("*.safetensors")
+        path.write_bytes(path.read_bytes()[:-1])
+        assert plan_contents(plan)[weights] != now[weights]
+        now = plan_contents(plan)
 
 
-def test_runs_of_an_earlier_format_go_on_only_where_no_file_matters(tiny_plan, tmp_path):
+def test_runs_of_an_earlier_format_do_not_go_on(tiny_plan, tmp_path):
     plan = make_plan(["cfg", "apg"], num_images=4, metrics=["clipping"])
-    for name, one in (("embedded", plan), ("path", tiny_plan())):
+    for name, one in (("emoji-sd", plan), ("tiny-sd", tiny_plan())):
         now = noted(one, tmp_path / name)
         earlier = {key: value for key, value in now.to_dict().items() if key != "files"}
         (tmp_path / name / "plan.json").write_text(json.dumps(earlier))
-        if name == "embedded":
-            check_folder(tmp_path / name, now)
-            continue
-        with pytest.raises(UserError, match=r"an earlier diffguide began .* did not note what '.*tiny-sd"):
+        with pytest.raises(UserError, match=rf"an earlier diffguide began .* did not note what '.*{name}"):
             check_folder(tmp_path / name, now)
 
 

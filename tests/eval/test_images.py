@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffguide.eval.decode import decode
 from diffguide.eval.sources import open_images
 from diffguide.pipelines.errors import UserError
 
@@ -85,6 +86,7 @@ frames = [picture(1), picture(2)]
 BAD = {
     "truncated": (encoded(picture(side=64))[:5000], "truncated", False),
     "truncated jpeg": (encoded(picture(side=64), "JPEG")[:800], "truncated", False),
+    "gif with a damaged end": (encoded(frames[0], "GIF")[:-1] + b"!", "truncated", False),
     "not an image": (b"hello", "not an image", False),
     "empty": (b"", "not an image", False),
     "grayscale": (encoded(picture().convert("L")), "grayscale", True),
@@ -117,6 +119,21 @@ def test_a_bad_image_is_named_and_counted_and_can_be_left_out(tmp_path, data, ki
     assert [bad.name for bad in skipping.bad] == ["x.png", "y.png"]
     if convertible:
         assert pixels(open_images(tmp_path, convert=True))[1] == ["0.png", "1.png", "2.png", "x.png", "y.png"]
+
+
+def test_of_a_jpeg_with_pictures_behind_it_the_first_counts():
+    both = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(both)).n_frames == 2
+    assert torch.equal(decode(both, "phone.jpg"), decode(encoded(frames[0], "JPEG"), "one.jpg"))
+
+
+def test_an_offset_with_a_16_in_it_is_not_a_depth():
+    for side in range(8, 400):  # until the file's offset of its directory has these digits
+        data = encoded(Image.new("RGB", (side, 5), (side % 256, 90, 7)), "TIFF", compression="tiff_lzw")
+        if "16" in str(Image.open(io.BytesIO(data)).tile[0][3]):
+            assert decode(data, "a.tiff").shape == (3, 5, side)
+            return
+    raise AssertionError("no such file was made")
 
 
 def test_what_convert_makes(tmp_path):

@@ -36,7 +36,7 @@ def test_the_embedded_reference_is_measured_once_and_a_damaged_cache_again(pictu
     assert found[0]["reference_n"] == 300
 
 
-def test_the_cache_belongs_to_the_weights(pictures, tiny_clip, cache, copy_of):
+def test_the_cache_belongs_to_the_weights_and_the_precision(pictures, tiny_clip, cache, copy_of):
     from safetensors.torch import load_file, save_file
 
     folder, other = pictures("a", 4, side=64), copy_of(tiny_clip)
@@ -46,6 +46,12 @@ def test_the_cache_belongs_to_the_weights(pictures, tiny_clip, cache, copy_of):
     for clip in (tiny_clip, other):
         evaluate_images(folder, "emoji", ["cmmd"], networks=Networks(clip=str(clip), device="cpu"))
     assert len(list(cache.iterdir())) == 2
+    first = evaluate_images(folder, "emoji", ["cmmd"], networks=Networks(clip=str(tiny_clip), device="cpu"))
+    half = Networks(clip=str(tiny_clip), device="cpu", dtype="bfloat16")
+    evaluate_images(folder, "emoji", ["cmmd"], networks=half)
+    assert len(list(cache.iterdir())) == 3
+    again = evaluate_images(folder, "emoji", ["cmmd"], networks=Networks(clip=str(tiny_clip), device="cpu"))
+    assert again["cmmd"] == first["cmmd"]
 
 
 def test_without_a_place_for_the_cache_the_number_is_the_same(pictures, tiny_clip, cache, capsys):
