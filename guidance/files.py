@@ -12,6 +12,8 @@ MAX_BYTES = 16 * 1024 * 1024
 def read_json(path: Path, what: str) -> Any:
     """The content of `path`, which is to be `what`. ValueError naming both: not to be read, too large, or no JSON."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{what} {str(path)!r} is no file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{what} {str(path)!r} is larger than {MAX_BYTES} bytes")
         return json.loads(path.read_text(encoding="utf-8"))

@@ -84,3 +84,9 @@ def test_mistakes_are_named(text, message, tmp_path):
         (tmp_path / "guidance_config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         AdaptiveGuidance.from_pretrained(tmp_path)
+
+
+def test_a_device_is_not_read(tmp_path):
+    (tmp_path / "guidance_config.json").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is no file"):
+        Guidance.from_pretrained(tmp_path)
