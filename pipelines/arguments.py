@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -115,9 +116,9 @@ def check_seeds(text: str) -> list[int]:
         if last - first >= MAX_SEEDS or len(seeds) + last - first >= MAX_SEEDS:
             raise UserError(f"more than {MAX_SEEDS} seeds: {text!r}")
         seeds += range(first, last + 1)
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1}) if len(set(seeds)) < len(seeds) else []
+    twice = [seed for seed, times in Counter(seeds).items() if times > 1]
     if twice:
-        raise UserError(f"seed {twice[0]} is given twice in {text!r}")
+        raise UserError(f"seed {min(twice)} is given twice in {text!r}")
     return seeds
 
 

@@ -21,6 +21,7 @@ from .arguments import argument, check_count, check_scale, check_seed, check_ste
 from .devices import check_device, check_dtype
 from .embedded import EMBEDDED
 from .errors import UserError
+from .files import check_file, whole
 from .loading import model_kind
 from .request import DEFAULT_MODEL, read_prompts
 from .schedulers import check_scheduler
@@ -65,9 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if args.rule != "ag" and (args.saving is not None or args.similarity is not None):
         raise UserError("--saving and --similarity are for ag: the schedule of linear-ag is fixed")
     prompts = read_prompts(Path(args.prompt_file))
-    held_out = max(1, round(args.held_out * len(prompts)))
     if len(prompts) < MIN_PROMPTS:
         raise UserError(f"{args.prompt_file!r} has {len(prompts)} prompts: give at least {MIN_PROMPTS}")
+    held_out = max(1, round(args.held_out * len(prompts)))
+    if held_out == len(prompts):
+        raise UserError(f"a --held-out of {args.held_out:g} leaves none of {held_out} prompts to fit to: give less")
     steps, scale = args.steps, args.guidance_scale
     if args.model in EMBEDDED:
         steps = steps or EMBEDDED[args.model].steps
@@ -77,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if scale == 1 or steps < 3:
         raise UserError("there is nothing to save at a scale of 1, or with fewer than 3 steps")
     output = Path(args.output or f"{args.rule}-{Path(args.model).name}-{steps}.json")
-    if output.exists() and not args.overwrite:
-        raise UserError(f"{str(output)!r} exists: give another --output, or --overwrite")
+    check_file(output, "the calibration", "--output", args.overwrite)
 
     from .calibration import Setting
     from .loading import load_pipeline
@@ -108,12 +110,14 @@ def _calibrate(args: argparse.Namespace, setting: Any, fit: range, output: Path)
 
     identity = {key: getattr(args, key) for key in ("model", "scheduler", "seed", "dtype")}
     identity |= {"guidance_scale": setting.guidance_scale, "steps": setting.steps, "prompts": setting.prompts}
-    recorded, partial = recorded_with_resume(setting, fit, output, identity)
     held_out = range(fit.stop, len(setting.prompts))
+    identity["number_held_out"] = len(held_out)
+    recorded, partial = recorded_with_resume(setting, fit, output, identity)
     if args.rule == "linear-ag":
         linear = linear_rule(recorded, setting.guidance_scale)
         judgement = judge(setting, linear, held_out, {})
-        linear.coefficients.save(output)
+        with whole(output) as temporary:
+            linear.coefficients.save(temporary)
         spec, settings = f"linear-ag:coefficients={output}", {}
     else:
         space = rising_space(recorded)
@@ -128,7 +132,8 @@ def _calibrate(args: argparse.Namespace, setting: Any, fit: range, output: Path)
         step = recorded.step
         about = {"model": step.model, "scheduler": step.scheduler, "steps": setting.steps}
         about |= {"prediction": step.prediction, "guidance_scale": setting.guidance_scale}
-        output.write_text(json.dumps(about | settings | report, indent=1) + "\n", encoding="utf-8")
+        with whole(output) as temporary:
+            temporary.write_text(json.dumps(about | settings | report, indent=1) + "\n", encoding="utf-8")
     partial.unlink(missing_ok=True)
     return report | settings | {"output": str(output)}
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from diffguide.guidance import Step, Trajectories
 
 from .calibration import SPACES, Recorded, Setting, record
 from .errors import UserError
+from .files import whole
 
 _NAMES = ("model", "scheduler", "prediction", "total")
 
@@ -28,7 +28,7 @@ def recorded_with_resume(
     identity: what has to be the same for that. UserError: the file is of another calibration, or is damaged.
     """
     partial = output.with_name(output.name + ".partial")
-    recorded = _load(partial, setting.steps, identity) if partial.exists() else None
+    recorded = _load(partial, setting.steps, len(prompts), identity) if partial.exists() else None
     done = recorded.count if recorded else 0
     if done:
         print(f"diffguide: goes on after {done} of {len(prompts)} prompts", file=sys.stderr)
@@ -47,12 +47,12 @@ def _save(path: Path, recorded: Recorded, identity: dict[str, Any]) -> None:
     tensors = {"gram": recorded.trajectories.gram} | recorded.cosines
     step = {name: getattr(recorded.step, name) for name in _NAMES}
     about = {"identity": json.dumps(identity), "step": json.dumps(step), "count": str(recorded.count)}
-    temporary = path.with_name(path.name + ".new")
-    save_file(tensors, temporary, about)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_bytes(save(tensors, about))
 
 
-def _load(path: Path, steps: int, identity: dict[str, Any]) -> Recorded:
+def _load(path: Path, steps: int, most: int, identity: dict[str, Any]) -> Recorded:
+    damaged = UserError(f"{str(path)!r} is damaged: delete it to calibrate from the start")
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata()
@@ -62,11 +62,13 @@ def _load(path: Path, steps: int, identity: dict[str, Any]) -> Recorded:
         trajectories.gram, trajectories.samples = tensors.pop("gram"), int(about["count"])
         recorded = Recorded(trajectories, tensors, Step(**json.loads(about["step"])))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is damaged: delete it to calibrate from the start") from error
+        raise damaged from error
     changed = [name for name, value in identity.items() if before.get(name) != value]
     if changed:
         raise UserError(
             f"{str(path)!r} is of a calibration with another {changed[0].replace('_', ' ')}: "
             "delete it, or give another --output"
         )
+    if not 0 < recorded.count <= most:
+        raise damaged
     return recorded

@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import argument, check_count, check_scale, check_seed, check_seeds, check_side, check_steps, check_text
 from .calibrated import rule_on
@@ -23,7 +23,13 @@ from .request import Request, make_request
 from .rule_names import MODIFIERS, NATIVE, RULES
 from .schedulers import check_scheduler
 from .spelling import check_guidance
-from .traces import plan_traces, write_traces
+from .traces import kept_traces, plan_traces
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .metadata import Settings
+    from .sampling import Picture
 
 SHEET_LIMIT = 400  # pictures
 SHEET_COLUMNS = 8
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     output.make_folders()
 
     from .loading import load_pipeline
-    from .sampling import Picture, make_rule, sample
+    from .sampling import make_rule, sample
 
     # a mistake in it should not cost the loading of a model
     rule_on(request.model, request.guidance, request.guidance_scale, request.steps, request.scheduler)
@@ -103,41 +109,41 @@ def run(args: argparse.Namespace) -> int:
 
     from .metadata import save_png
 
-    pictures: list[Picture] = []
+    entries: list[dict[str, Any]] = []
+    images: list[Image] = []  # for the contact sheet; of thousands of pictures they would fill the memory
+    has_sheet = output.sheet is not None and len(jobs) <= SHEET_LIMIT
     bar = tqdm(
         total=len(jobs), unit="picture", file=sys.stderr, disable=not terminal or len(jobs) <= request.batch_size
     )
     try:
-        with bar:
+        with bar, kept_traces(traces) as keep_trace:
             for picture, path in zip(sample(pipe, make_rule(request, pipe), request), output.pictures):
                 save_png(picture.image, path, picture.settings)
-                pictures.append(picture)
+                keep_trace(picture, path)
+                entries.append(_entry(picture, path))
+                if has_sheet:
+                    images.append(picture.image)
                 bar.update()
     except KeyboardInterrupt:
-        if traces is not None:
-            write_traces(traces, pictures, output.pictures)
-        print(f"diffguide: interrupted, {len(pictures)} of {len(jobs)} pictures are finished", file=sys.stderr)
+        print(f"diffguide: interrupted, {len(entries)} of {len(jobs)} pictures are finished", file=sys.stderr)
         return 130
-    sheet = _save_sheet(pictures, request, output)
-    if traces is not None:
-        write_traces(traces, pictures, output.pictures)
-    _report(pictures, output, sheet, traces, args.json)
+    sheet = _save_sheet(images, picture.settings.guidance_scale, request, output)
+    _report(entries, picture.settings, sheet, traces, args.json)
     return 0
 
 
-def _save_sheet(pictures: list[Any], request: Request, output: Output) -> str | None:
+def _save_sheet(images: list[Image], scale: float | None, request: Request, output: Output) -> str | None:
     """Prompts down, seeds across; the seeds of a single prompt in rows of eight. Its path, None for no sheet."""
     from .metadata import save_png
     from .sheet import contact_sheet
 
     if output.sheet is None:
         return None
-    if len(pictures) > SHEET_LIMIT:
+    if not images:
         print(f"diffguide: no contact sheet of more than {SHEET_LIMIT} pictures", file=sys.stderr)
         return None
-    scale = pictures[0].settings.guidance_scale
     title = request.guidance if scale is None else f"{request.guidance}, scale {scale:g}"
-    images, seeds = [picture.image for picture in pictures], [f"seed {seed}" for seed in request.seeds]
+    seeds = [f"seed {seed}" for seed in request.seeds]
     if len(request.prompts) == 1:
         rows, captions = _rows(images, SHEET_COLUMNS), _rows(seeds, SHEET_COLUMNS)
         sheet = contact_sheet(rows, captions=captions, title=f"{request.prompts[0]}  ({title})")
@@ -151,20 +157,22 @@ def _rows(items: list[Any], length: int) -> list[list[Any]]:
     return [items[start : start + length] for start in range(0, len(items), length)]
 
 
-def _report(pictures: list[Any], output: Output, sheet: str | None, traces: Path | None, as_json: bool) -> None:
-    entries = [
-        {
-            "path": str(path),
-            "prompt": picture.settings.prompt,
-            "seed": picture.settings.seed,
-            "seconds": round(picture.seconds, 3),
-            "evaluations": picture.settings.evaluations,
-        }
-        for picture, path in zip(pictures, output.pictures)
-    ]
+def _entry(picture: Picture, path: Path) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "prompt": picture.settings.prompt,
+        "seed": picture.settings.seed,
+        "seconds": round(picture.seconds, 3),
+        "evaluations": picture.settings.evaluations,
+    }
+
+
+def _report(
+    entries: list[dict[str, Any]], settings: Settings, sheet: str | None, traces: Path | None, as_json: bool
+) -> None:
+    """What was made. settings: of any of the pictures."""
     if as_json:
-        own = {"prompt", "seed", "evaluations"}
-        shared = {name: value for name, value in asdict(pictures[0].settings).items() if name not in own}
+        shared = {name: value for name, value in asdict(settings).items() if name not in entries[0]}
         named = {"sheet": sheet, "trace": None if traces is None else str(traces)}
         print(json.dumps({"images": entries, **named, "settings": shared}, indent=2))
         return
@@ -173,7 +181,7 @@ def _report(pictures: list[Any], output: Output, sheet: str | None, traces: Path
     for path in (sheet, traces):
         if path:
             print(path)
-    seconds = sum(picture.seconds for picture in pictures) / len(pictures)
-    counts = [picture.settings.evaluations for picture in pictures]
+    seconds = sum(entry["seconds"] for entry in entries) / len(entries)
+    counts = [entry["evaluations"] for entry in entries]
     evaluations = "" if None in counts else f", {sum(counts) / len(counts):g} evaluations"
     print(f"diffguide: {seconds:.2f} s{evaluations} per picture", file=sys.stderr)

@@ -114,7 +114,8 @@ def _load(name: str, kind: str, dtype: Any, device: torch.device, options: dict[
         return assemble(name, resolve_dtype(dtype, device, EMBEDDED[name].denoiser == "transformer"))
     path = str(Path(name).expanduser()) if kind != "hub" else name
     try:
-        offline = kind == "folder" or (kind == "hub" and not _hub_has(name))
+        asks = kind == "hub" and not options.get("local_files_only")
+        offline = kind == "folder" or (asks and not _hub_has(name, options.get("token")))
         options = {"local_files_only": offline or _told_to_stay_offline(), **options}
         if kind == "file":
             cls = getattr(diffusers, _single_file_class(path))
@@ -136,10 +137,10 @@ def _told_to_stay_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _hub_has(name: str) -> bool:
+def _hub_has(name: str, token: str | bool | None) -> bool:
     """Whether the hub can be reached and has the model, asked once: downloads themselves try again for half a minute.
 
-    UserError if the hub answers that it has no such model.
+    token: as in `from_pretrained`. UserError if the hub answers that it has no such model.
     """
     from huggingface_hub import model_info
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -147,7 +148,7 @@ def _hub_has(name: str) -> bool:
     if _told_to_stay_offline():
         return False
     try:
-        model_info(name, timeout=10)
+        model_info(name, timeout=10, token=token)
     except RepositoryNotFoundError as error:
         raise UserError(f"the hub has no model {name!r}, or it needs a login that is not there") from error
     except Exception:  # each version of the hub's client has its own for a network that is not there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from .embedded import EMBEDDED
 from .errors import UserError, one_line
 from .loading import model_kind
 from .metadata import Settings, read_settings
+from .rewards import is_own_reward
 from .rule_names import MODIFIERS, NATIVE, RULES
 from .schedulers import check_scheduler
-from .spelling import check_guidance, format_guidance
+from .spelling import check_guidance, format_guidance, split_parts
 
 MAX_PROMPT_FILE = 64 * 1024 * 1024
 DEFAULT_MODEL = "emoji-sd"
@@ -68,6 +70,8 @@ def make_request(args: argparse.Namespace) -> Request:
 
     guidance = setting("guidance")
     check_guidance(guidance)
+    if args.guidance is None and "guidance" in recorded:
+        _check_rewards(args.from_image, guidance)
     names = ("guidance_scale", "steps", "negative_prompt", "scheduler", "height", "width", "dtype")
     return Request(
         prompts=prompts,
@@ -122,6 +126,17 @@ def _recorded(image: str) -> dict[str, Any]:
         return {name: value for name, value in _as_flags(settings).items() if value is not None}
     except UserError as error:
         raise UserError(f"the settings of {image!r} cannot be used: {one_line(error)}") from error
+
+
+def _check_rewards(image: str, guidance: str) -> None:
+    """UserError if the guidance of a picture has a reward that is not `REWARDS`' own: only the user may name one."""
+    for name, options in split_parts(guidance):
+        if name == "reward" and not is_own_reward(options["reward"]):
+            spelled = shlex.quote(guidance) if guidance.isprintable() else repr(guidance)
+            raise UserError(
+                f"{image!r} names the reward {options['reward']!r}, whose code or weights diffguide does not "
+                f"know: if you trust them, add --guidance {spelled}"
+            )
 
 
 def _as_flags(settings: Settings) -> dict[str, Any]:

@@ -110,6 +110,12 @@ def parse_reward(name: str) -> Named:
     return Named("model", _checked_source(name))
 
 
+def is_own_reward(name: str) -> bool:
+    """Whether `name` is a row of REWARDS with the weights that the row names. UserError: it can be no reward."""
+    named = parse_reward(name)
+    return named.row in REWARDS and not named.source
+
+
 def _checked_source(name: str) -> str:
     path = Path(name).expanduser()
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import check_file, whole
 from .rules import NATIVE
 
 if TYPE_CHECKING:
@@ -33,37 +34,39 @@ def plan_traces(name: str | None, guidance: str, overwrite: bool) -> Path | None
         )
     if path.suffix.lower() != ".json":
         raise UserError(f"a trace is JSON: name it {path.with_suffix('.json').name!r}, not {name!r}")
-    if path.is_dir():
-        raise UserError(f"the trace {name!r} is a folder")
-    if path.exists() and not overwrite:
-        raise UserError(f"{name!r} exists already: give --overwrite or another --trace")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write the trace {name!r}: there is no folder {str(path.parent)!r} to write to")
+    check_file(path, "the trace", "--trace", overwrite)
     return path
 
 
-def write_traces(path: Path, pictures: Sequence[Picture], files: Sequence[Path]) -> None:
-    """A JSON object: "version" (1), and "pictures", a list of path, prompt, seed and trace, as `Trace.to_dict` has it.
+@contextmanager
+def kept_traces(path: Path | None) -> Iterator[Callable[[Picture, Path], None]]:
+    """A function that takes in each finished picture and its file; their traces are written to `path` at the end.
 
-    Each picture has the numbers of its own place in its batch. UserError if the file cannot be written.
+    A JSON object: "version" (1), and "pictures", a list of path, prompt, seed and trace, as `Trace.to_dict` has it.
+    Each picture has the numbers of its own place in its batch. After an error, or an interruption, the file has the
+    pictures that are finished, and is left alone where none is. Nothing is kept for a `path` of None.
+
+    UserError if the file cannot be written, except after an error, which goes on as it was.
     """
-    entries = [
-        {
-            "path": str(file),
-            "prompt": picture.settings.prompt,
-            "seed": picture.settings.seed,
-            "trace": picture.trace.of_sample(picture.place).to_dict(),
-        }
-        for picture, file in zip(pictures, files)
-        if picture.trace is not None
-    ]
-    text = json.dumps({"version": VERSION, "pictures": entries}, ensure_ascii=False, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    entries: list[dict[str, Any]] = []
+
+    def keep(picture: Picture, file: Path) -> None:
+        if path is not None and picture.trace is not None:
+            settings, trace = picture.settings, picture.trace.of_sample(picture.place).to_dict()
+            entries.append({"path": str(file), "prompt": settings.prompt, "seed": settings.seed, "trace": trace})
+
     try:
-        try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the trace {str(path)!r}: {error.strerror}") from error
+        yield keep
+    except BaseException:
+        if path is not None and entries:
+            with suppress(UserError):
+                _write(path, entries)
+        raise
+    if path is not None:
+        _write(path, entries)
+
+
+def _write(path: Path, entries: list[dict[str, Any]]) -> None:
+    text = json.dumps({"version": VERSION, "pictures": entries}, ensure_ascii=False, allow_nan=False)
+    with whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Calibration on a tiny random model: what is fitted is what the records say, and an interruption loses nothing."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from diffguide.eval.cli import main
 from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Coefficients, Guidance
 from diffguide.pipelines import calibration, guide, load_pipeline
 from diffguide.pipelines.calibration import Recorder, Setting, evaluations, record, threshold_for_saving
+from diffguide.pipelines.calibration_state import recorded_with_resume
 from diffguide.pipelines.errors import UserError
 
 PROMPTS = ["red apple", "dog", "grinning face", "blue car", "tree", "woman cook"]
@@ -121,6 +123,60 @@ def test_interrupted_goes_on(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys
     assert command(model=tiny_sd, prompt_file=prompt_file, output=resumed) == 0
     assert "goes on after 2 of 4 prompts" in capsys.readouterr().err
     assert Coefficients.load(resumed) == Coefficients.load(whole)
+
+
+def test_prompts_of_the_fit_are_never_held_out(tiny_sd, prompt_file, tmp_path, capsys):
+    output = tmp_path / "c.json"
+    few = ["--model", tiny_sd, "--prompt-file", prompt_file, "--steps", 3, "--guidance-scale", 5, "--output", output]
+    assert main(["calibrate", "ag", "--saving", "0.9", *map(str, few)]) == 2
+    assert "a saving of 0.9 is not possible" in capsys.readouterr().err
+    assert main(["calibrate", "linear-ag", "--held-out", "0.75", *map(str, few)]) == 2
+    assert "of a calibration with another number held out: delete it" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_more_prompts_than_there_are_to_record_is_damage(pipe, tmp_path):
+    setting, output = Setting(pipe, 5.0, 1, PROMPTS), tmp_path / "c.json"
+    recorded_with_resume(setting, range(3), output, {})
+    with pytest.raises(UserError, match=r"c\.json\.partial' is damaged"):
+        recorded_with_resume(setting, range(2), output, {})
+
+
+@pytest.mark.parametrize("rule", ["ag", "linear-ag"])
+def test_a_failed_write_leaves_the_old_file(rule, tiny_sd, prompt_file, tmp_path, capsys, monkeypatch):
+    output, replace = tmp_path / "c.json", os.replace
+    output.write_text("old")
+
+    def fail(source, target):
+        if target == output:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    rest = ["--model", tiny_sd, "--prompt-file", prompt_file, "--steps", 3, "--guidance-scale", 5, "--output", output]
+    assert main(["calibrate", rule, *map(str, rest), "--overwrite"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.glob("*c.json*")) == ["c.json", "c.json.partial"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--held-out", "0.95"], "a --held-out of 0.95 leaves none of 6 prompts to fit to"),
+        (["--output", "nowhere/c.json"], "cannot write the calibration 'nowhere/c.json': there is no folder 'nowhere'"),
+        (["--output", "folder", "--overwrite"], "the calibration 'folder' is a folder"),
+        (["--output", "x" * 300], "File name too long"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_loaded(words, message, prompt_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffguide.pipelines.loading.load_pipeline", lambda *args, **kwargs: pytest.fail("loaded"))
+    (tmp_path / "folder").mkdir()
+    assert main(["calibrate", "ag", "--prompt-file", str(prompt_file), *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 import os
+import weakref
 
 import pytest
 import torch
@@ -97,6 +98,23 @@ def test_several_pictures_with_a_png_as_output_have_their_sheet_there(here, caps
     assert paths == [*(f"x/red-apple-{seed}.png" for seed in range(10)), "x.png"]
     with Image.open("x.png") as sheet:
         assert sheet.width > 8 * 160
+
+
+def test_no_picture_is_kept_where_there_is_no_sheet(here, capsys, monkeypatch):
+    original, made, alive = sampling.sample, [], []
+
+    def watched(*args):
+        for picture in original(*args):
+            alive.append(sum(image() is not None for image in made))
+            made.append(weakref.ref(picture.image))
+            yield picture
+
+    monkeypatch.setattr(sampling, "sample", watched)
+    monkeypatch.setattr("diffguide.pipelines.generate.SHEET_LIMIT", 5)
+    assert generate("red apple", "--seeds", "0-5", "--steps", "1", "-o", "out") == 0
+    assert max(alive) <= 2  # the one before, by names that are still bound
+    assert "no contact sheet of more than 5 pictures" in capsys.readouterr().err
+    assert not (here / "out" / "contact-sheet.png").exists()
 
 
 def test_json_is_one_object(here, capsys):

@@ -168,6 +168,28 @@ def test_a_model_that_the_hub_has_not(monkeypatch):
         load_pipeline("nobody/nothing", device="cpu")
 
 
+@pytest.mark.parametrize("token", ["hf_valid", True, None])
+def test_a_private_model_is_asked_for_with_the_token(monkeypatch, token):
+    asked = []
+
+    def answer(name, **options):
+        asked.append(options["token"])
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.model_info", answer)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", _unreachable)
+    with pytest.raises(UserError, match="cannot load model 'owner/private'"):
+        load_pipeline("owner/private", device="cpu", token=token)
+    assert asked == [token]
+
+
+def test_the_hub_is_not_asked_for_local_files(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.model_info", lambda *args, **kwargs: pytest.fail("asked"))
+    with pytest.raises(UserError, match="cannot load model 'nobody/nothing'"):
+        load_pipeline("nobody/nothing", device="cpu", local_files_only=True)
+
+
 def _unreachable(*args, **kwargs):
     raise ConnectionError("Name or service not known")
 

@@ -6,7 +6,8 @@ import torch
 
 from diffguide.eval.cli import main
 from diffguide.guidance import AdaptiveProjectedGuidance
-from diffguide.pipelines import guide, load_pipeline, sampling
+from diffguide.pipelines import guide, load_pipeline, sampling, traces
+from diffguide.pipelines.errors import UserError
 
 
 @pytest.fixture
@@ -117,3 +118,40 @@ def test_an_interruption_keeps_the_traces_of_what_is_finished(here, monkeypatch)
     monkeypatch.setattr(sampling, "call_pipeline", interrupted)
     assert generate("red apple", "--seeds", "0-4", "-o", "out", "--trace", "trace.json") == 130
     assert [one["seed"] for one in pictures()] == [0, 1]
+
+
+def out_of_memory(monkeypatch, at):
+    original, calls = sampling.call_pipeline, []
+
+    def fail(pipe, arguments):
+        calls.append(1)
+        if len(calls) == at:
+            raise UserError("out of memory: try less")
+        return original(pipe, arguments)
+
+    monkeypatch.setattr(sampling, "call_pipeline", fail)
+
+
+def test_an_error_keeps_the_traces_of_what_is_finished(here, capsys, monkeypatch):
+    out_of_memory(monkeypatch, at=3)
+    assert generate("red apple", "--seeds", "0-4", "-o", "out", "--trace", "trace.json") == 2
+    assert capsys.readouterr().err == "diffguide: error: out of memory: try less\n"
+    assert [one["seed"] for one in pictures()] == [0, 1]
+
+
+def test_an_error_is_not_hidden_by_traces_that_cannot_be_written(here, capsys, monkeypatch):
+    out_of_memory(monkeypatch, at=2)
+
+    def full(path, entries):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(traces, "_write", full)
+    assert generate("red apple", "--seeds", "0-4", "-o", "out", "--trace", "trace.json") == 2
+    assert capsys.readouterr().err == "diffguide: error: out of memory: try less\n"
+
+
+def test_an_error_before_the_first_picture_leaves_the_file_alone(here, monkeypatch):
+    (here / "trace.json").write_text("mine")
+    out_of_memory(monkeypatch, at=1)
+    assert generate("red apple", "-o", "a.png", "--trace", "trace.json", "--overwrite") == 2
+    assert (here / "trace.json").read_text() == "mine"
