@@ -33,7 +33,7 @@ It **{HOLDS}** where the whole {LEVEL:.0%} interval of that difference lies on t
 Precision and recall have no interval, and nothing is said of them.
 
 FID of few images is too large. That cancels in a difference of two cells, but not where a cell may be worse by a share
-of another: such statements are about FID **without bias**, to first order (the mean of the jackknife's pseudo-values)."""
+of another: such statements are about FID **without bias**, to first order (the jackknife's)."""
 
 
 WITHOUT_NUMBERS = "## Without numbers"
