@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Step:
     """One guided evaluation of the denoiser.
 
-    index: guided evaluations before this one in the same call of the pipeline (a second-order solver has two a step).
-    total: evaluations expected in this call. timestep: what the model was given. sigma: the noise level as the
+    index: guided evaluations before this one in the same sampling (a second-order solver has two a step). A call of a
+    pipeline is one sampling, save where it makes several, one after another: sections of a video, FreeInit.
+    total: evaluations expected in this sampling. timestep: what the model was given. sigma: the noise level as the
     scheduler states it, standard deviation over signal for diffusion, share of noise for flow matching.
     prediction: "epsilon", "v_prediction", "sample" or "flow".
     denoised: (a, b) with x0 = a z + b prediction, and noise: (p, q) with eps = p z + q prediction, z being the model
@@ -33,7 +34,7 @@ class Step:
     decode: x0 (B, ...), shaped as the model input, to images (B, 3, H, W) in [0, 1], with gradients, not clipped
     away; None where the pipeline has no decoder. evaluate: the conditional prediction (B, ...) for another model input,
     with gradients, at the cost of one evaluation; None where the pipeline cannot be asked for it.
-    state: empty at the start of each call of the pipeline; what a rule remembers between steps lives here, not on it.
+    state: empty at the start of each sampling; what a rule remembers between steps lives here, not on it.
 
     decision, measured: for the trace, set by a rule. What it did, as one word for all samples or as (B,) booleans that
     are true where a sample got its conditional prediction alone; and what it measured on a step without an

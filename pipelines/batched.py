@@ -148,7 +148,8 @@ class BatchedCall(Call):
 
     def _found(self, sample: Tensor, prediction: Tensor) -> Any:
         layout, dim = self.layout, self.layout.channel_dim
-        where = region(self.pipe, layout, self.count)
+        frame = sample.shape[layout.first_frame] // self.given[2][layout.packed] if layout.packed else 1
+        where = region(self.pipe, layout, self.count, frame)
         if where is not ... or layout.width == "all":
             return where
         if layout.width == "shared":

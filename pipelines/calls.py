@@ -32,6 +32,7 @@ class Call:
     """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way.
 
     decoder: what makes images of x0; None: nothing does. levels: the scheduler's tables. known: what `once` knows.
+    schedule: the scheduler's timesteps in the sampling under way, of which index evaluations were made.
     """
 
     pipe: Any
@@ -43,6 +44,7 @@ class Call:
     state: dict[str, Any] = field(default_factory=dict)
     step: Step = field(default_factory=Step)
     index: int = 0
+    schedule: Any = None
     undo: list[Callable[[], None]] = field(default_factory=list)
     levels: Levels = field(default_factory=Levels)
     known: dict[Any, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Call:
         The timestep is the scheduler's: some hand the model a scaled one.
         """
         scheduler = self._scheduler
+        self._begin_anew(getattr(scheduler, "timesteps", None))
         timestep = getattr(self.pipe, "_current_timestep", None)
         if scheduler.config.get("invert_sigmas"):
             timestep = None  # Mochi states it the other way round than its scheduler
@@ -74,7 +77,7 @@ class Call:
             timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         if isinstance(timestep, Tensor) and timestep.ndim:
             timestep = timestep.flatten()[0]
-        total = getattr(self.pipe, "_num_timesteps", None) or len(scheduler.timesteps)
+        total = self.step.total if self.index else self._total(timestep)
         step = describe_step(scheduler, timestep, self.index, total, self.state, self.levels)
         step = restated(step, self.layout.predicts)
         if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
@@ -89,6 +92,26 @@ class Call:
         self.step = step
         self.index += 1
         return step
+
+    def _begin_anew(self, schedule: Any) -> None:
+        """What a rule remembers lasts for one sampling, of which some calls make several: sections, FreeInit.
+
+        A new one begins where the scheduler has new timesteps, or where the old ones are used up.
+        """
+        if schedule is not self.schedule or self.index >= self.step.total:
+            self.index, self.state = 0, {}
+        self.schedule = schedule
+
+    def _total(self, timestep: Any) -> int:
+        """How many evaluations a sampling makes that begins at `timestep`: image-to-image ones leave the first out."""
+        total: int | None = getattr(self.pipe, "_num_timesteps", None)
+        if total:
+            return total
+        left_out: int | None = getattr(self._scheduler, "begin_index", None)
+        if left_out is None:  # the timestep is read from its device, once a sampling
+            timesteps, first = self.schedule.tolist(), float(timestep)
+            left_out = timesteps.index(first) if first in timesteps else 0
+        return len(self.schedule) - left_out
 
     @property
     def _scheduler(self) -> Any:

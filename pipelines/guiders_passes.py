@@ -18,7 +18,7 @@ from .calls import Arguments, prediction_of
 from .errors import UserError
 from .guiders_repair import repaired
 from .halves import Halves
-from .regions import region
+from .regions import inside
 from .two_calls import TwoCalls
 
 SIDES = ("cond", "uncond")
@@ -45,7 +45,6 @@ class Passes:
         self.batches: list[Any] = []
         self.given: dict[str, Arguments] = {}
         self.measured: Measurement | None = None
-        self.found: dict[nn.Module, dict[str, Any]] = {}
         call.rule, call.trace = _Driven(self), _Counted(self)
 
     def begin(self, step: Step) -> bool:
@@ -97,13 +96,9 @@ class Passes:
         return guided
 
     def abandon(self) -> None:
-        """Leave nothing behind: neither the call does, nor the hooks of diffusers on the parts of the denoiser."""
+        """Leave nothing behind: neither the call does, nor the guider."""
         self.call.abandon()
-        for module, own in self.found.items():
-            for name in ("forward", "_diffusers_hook"):
-                if name not in own:
-                    vars(module).pop(name, None)
-        self.found = {}
+        self.guider.abandon()
 
     def _made_by_pipeline(self, opens: bool) -> list[Any]:
         """The passes for which this call of the denoiser stands."""
@@ -115,10 +110,6 @@ class Passes:
         return [first[side] for side in sides if side in first]
 
     def _prepare(self, batch: Any) -> None:
-        if self.apart and self.module not in self.found:
-            names = ("forward", "_diffusers_hook")
-            for part in self.module.modules():
-                self.found[part] = {name: None for name in names if name in vars(part)}
         self.guider.expect(batch)
         self.guider.prepare_models(self.module)
 
@@ -129,13 +120,11 @@ class Passes:
         module: Any = self.module
         context = module.cache_context(name) if hasattr(module, "cache_context") else nullcontext()
         self._prepare(batch)
-        try:
-            with context:
-                prediction = prediction_of(self.module.forward(*args, **kwargs))
-        finally:
-            self.guider.cleanup_models(self.module)
-        where = region(self.call.pipe, self.call.layout, self.call.count) or tuple(slice(0, n) for n in like.shape)
-        return prediction[where].to(like.dtype)
+        with context:
+            prediction = prediction_of(self.module.forward(*args, **kwargs))
+        self.guider.cleanup_models(self.module)
+        where = self.call.where if self.batched else self.call.where[0]
+        return inside(prediction, where).to(like.dtype)
 
     def _arguments(self, side: str) -> Arguments:
         """What the pipeline gives the denoiser for one of the two predictions."""

@@ -34,6 +34,7 @@ def repaired(guider: Any) -> Any:
     """A copy of a diffusers guider that acts as it is meant to; what it remembers is the copy's own."""
     twin = copy.deepcopy(guider)
     twin._step = twin._num_inference_steps = None  # else the last step of an earlier call tells whether guidance is on
+    twin._found = {}
     for name in ("skip_layer_config", "auto_guidance_config", "seg_guidance_config"):
         for config in getattr(twin, name, ()):
             config.indices = [config.indices] if isinstance(config.indices, int) else config.indices
@@ -43,7 +44,13 @@ def repaired(guider: Any) -> Any:
 
 
 class _Counted:
-    """Passes are counted by what they are, in the order of `_input_predictions`, and not by how many came before."""
+    """Passes are counted by what they are, in the order of `_input_predictions`, and not by how many came before.
+
+    Between passes the denoiser is as it was, and so it is after `abandon`, wherever an exception came from.
+    """
+
+    _under_way: nn.Module | None = None
+    _found: dict[nn.Module, list[str]]
 
     def prepare_inputs(self, *args: Any) -> list[Any]:
         return self._planned(super().prepare_inputs(*args))  # type: ignore[misc]
@@ -63,6 +70,9 @@ class _Counted:
         name = getattr(self._coming.pop(0), self._identifier_key)  # type: ignore[attr-defined]
         number = self._input_predictions.index(name) + 1  # type: ignore[attr-defined]
         self._count_prepared = number - 1
+        self._under_way = denoiser
+        if denoiser not in self._found:
+            self._found |= {part: [name for name in _PLACES if name in vars(part)] for part in denoiser.modules()}
         try:
             super().prepare_models(denoiser)  # type: ignore[misc]
             if self._count_prepared != number:  # it expects somebody else to have counted
@@ -79,6 +89,24 @@ class _Counted:
                 if type(hook) is TransformerBlockSkipHook:
                     registry.remove_hook(name, recurse=False)
                     registry.register_hook(_BlockSkip(hook.dropout), name)
+
+    def cleanup_models(self, denoiser: nn.Module) -> None:
+        super().cleanup_models(denoiser)  # type: ignore[misc]
+        self._under_way = None
+
+    def abandon(self) -> None:
+        """End the pass under way, and take off what diffusers leaves on the parts of a denoiser between passes."""
+        if self._under_way is not None:
+            self.cleanup_models(self._under_way)
+        for part, own in self._found.items():
+            for name in _PLACES:
+                if name not in own:
+                    vars(part).pop(name, None)
+        self._found = {}
+
+
+_PLACES = ("forward", "_diffusers_hook")
+"""The attributes of a module in which diffusers keeps its hooks."""
 
 
 class _BlockSkip(TransformerBlockSkipHook):

@@ -79,6 +79,7 @@ class RuleGuider(_Stepped, BaseGuidance):
 
     def prepare_models(self, denoiser: nn.Module) -> None:
         """Before a pass: look at the model input of the conditional one."""
+        self.abandon()  # an exception may have ended the last one
         super().prepare_models(denoiser)
         if self.is_conditional:
             see = torch.compiler.disable(self._see) if "torch._dynamo" in sys.modules else self._see
@@ -90,6 +91,10 @@ class RuleGuider(_Stepped, BaseGuidance):
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
         """After a pass: leave nothing behind."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """The same wherever an exception came from."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -152,5 +157,6 @@ class SlotCallback(GuidanceCallback):
             return self._native.__call__(self.pipe, *args, **kwargs)
         finally:
             attributes.update(guiders)
+            ours.abandon()
             self._trace = ours.trace
             self._trace.rule = repr(self.guidance)

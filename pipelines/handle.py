@@ -136,14 +136,17 @@ class GuidanceCallback:
             layout = replace(layout, calls="single", per_frame=False)
         kind = TwoCalls if layout.calls == "two" else BatchedCall
         call = kind(self.pipe, self._rule, layout, arguments, Decoder(self.pipe, self.preview, self.checkpointing))
-        acting = self._rule.passes(call) if isinstance(self._rule, GuiderRule) else call
-        outer, self._call, self._trace = self._call, call, call.trace
-        self._trace.rule = repr(self.guidance)
-        before, after = self._only_in(call, acting.before), self._only_in(call, acting.after)
+        acting: Any = call
+        outer, self._call = self._call, call
         # Hooks must not be traced into a compiled denoiser; importing the compiler just to say so would take seconds.
         hidden = torch.compiler.disable if "torch._dynamo" in sys.modules else lambda hook: hook
         hooks = []
         try:
+            if isinstance(self._rule, GuiderRule):
+                acting = self._rule.passes(call)
+            self._trace = call.trace
+            self._trace.rule = repr(self.guidance)
+            before, after = self._only_in(call, acting.before), self._only_in(call, acting.after)
             for name in self.layout.denoisers:
                 denoiser = getattr(self.pipe, name, None)
                 if denoiser is not None:

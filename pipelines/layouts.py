@@ -36,7 +36,8 @@ class Layout:
 
     Two calls. tokens: latents are the "first" or the "last" entries along dimension 1 (as many as `prepare_latents`
     makes), what surrounds them is reference; "" everything. first_frame: the dimension of frames of which the first is
-    given, 0 where none is. mask: the argument that is 1 where the pipeline overwrites the prediction. copied: the
+    given, 0 where none is; packed: the argument that is the number of frames, where that dimension holds tokens of one
+    frame after another. mask: the argument that is 1 where the pipeline overwrites the prediction. copied: the
     pipeline computes on a copy of the conditional prediction; float32: on one in float32. second: the attribute that
     holds a denoiser of the unconditional prediction's own. frame_timesteps: each frame may have its own. also: further
     arguments that switch guidance on, with their values.
@@ -67,6 +68,7 @@ class Layout:
     whole: bool = False
     tokens: str = ""
     first_frame: int = 0
+    packed: str = ""
     mask: str = ""
     copied: bool = False
     float32: bool = False

@@ -14,17 +14,23 @@ from torch import Tensor
 from .layouts import Layout
 
 
-def region(pipe: Any, layout: Layout, count: int | None) -> Any:
+def region(pipe: Any, layout: Layout, count: int | None, frame: int = 1) -> Any:
     """Where the latents are, the same in model input and prediction, as an index; `...` is everywhere.
 
-    count: how many entries along dimension 1 are latents, as `watch_latents` found.
+    count: how many entries along dimension 1 are latents, as `watch_latents` found. frame: how many a frame has along
+    `layout.first_frame`.
     """
     if layout.tokens and count is not None:
         return (slice(None), slice(0, count) if layout.tokens == "first" else slice(-count, None))
-    given = getattr(getattr(pipe, "transformer", None), "config", {}).get("image_condition_type")
-    if layout.first_frame and given != "latent_concat":  # HunyuanVideo's other way: the first frame as more channels
-        return (*[slice(None)] * layout.first_frame, slice(1, None))
+    if layout.first_frame and _replaces_first_frame(pipe):
+        return (*[slice(None)] * layout.first_frame, slice(frame, None))
     return ...
+
+
+def _replaces_first_frame(pipe: Any) -> bool:
+    """Whether the given frame is one of the latents. HunyuanVideo and Wan may have it as more channels instead."""
+    given = getattr(getattr(pipe, "transformer", None), "config", {}).get("image_condition_type")
+    return given != "latent_concat" and bool(pipe.config.get("expand_timesteps", True))
 
 
 def inside(tensor: Tensor, where: Any) -> Tensor:

@@ -62,12 +62,17 @@ TWO_CALLS: tuple[Layout, ...] = (
     ),
     _two(
         "WanPipeline",
-        "WanImageToVideoPipeline",
         "WanVideoToVideoPipeline",
         "WanVACEPipeline",
         "LucyEditPipeline",
         other_scales=("guidance_scale_2",),
         denoisers=("transformer", "transformer_2"),
+    ),
+    _two(
+        "WanImageToVideoPipeline",
+        other_scales=("guidance_scale_2",),
+        denoisers=("transformer", "transformer_2"),
+        first_frame=2,
     ),
     _two("WanAnimatePipeline", "ChronoEditPipeline", "SkyReelsV2Pipeline", "SkyReelsV2ImageToVideoPipeline"),
     _two(

@@ -132,11 +132,8 @@ class TwoCalls(Call):
         return evaluated(self, self.given[0], self.given[1:], latents, self.where[0])
 
     def _forget(self, shape: Any) -> None:
-        """What a rule remembers lasts for one section of a video; at another size, what has no size. A guider lasts."""
-        if self.index >= self.step.total and self.shape is not None:
-            self.index = 0
-            self.state = {name: self.state[name] for name in ("passes",) if name in self.state}
-        elif shape != self.shape:
+        """Of what a rule remembers at another size, what has no size lasts."""
+        if shape != self.shape:
             sizes = {latents.shape for latents in self.latents}
             self.state = {name: value for name, value in self.state.items() if not _holds(value, sizes)}
         self.shape = shape

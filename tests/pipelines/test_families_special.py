@@ -1,5 +1,6 @@
 """What is special about single families: third axes, further passes, scales per frame, x0 where a sign is flipped."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from families import BATCHED
 from families_ltx2 import SOUND
 from tiny import FAMILIES
 from tiny_family import Family
+from tiny_variants_video import VIDEO_VARIANTS, wan_image_to_video
 from torch import Tensor
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
@@ -17,6 +19,11 @@ from diffguide.pipelines.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BY_NAME = {family.name: family for family in (*FAMILIES, *BATCHED)}
+WAN_VIDEO = next(family for family in VIDEO_VARIANTS if family.name == "wan-image-to-video")
+FIRST_GIVEN = (
+    BY_NAME["ltx-image-to-video"],
+    replace(WAN_VIDEO, name="wan-first-frame", make=lambda: wan_image_to_video(4, expand_timesteps=True)),
+)
 
 
 def same(family: Family, rule: Any, scale: float, **call: Any) -> None:
@@ -59,6 +66,26 @@ class Recording(ClassifierFreeGuidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Any) -> Any:
         self.seen.append((cond.clone(), uncond.clone(), latents.clone(), step))
         return super().guide(cond, uncond, latents, step)
+
+
+@pytest.mark.parametrize("family", FIRST_GIVEN, ids=str)
+def test_a_given_first_frame_is_nothing_to_a_rule(family: Family) -> None:
+    """Of packed latents (B, frames * 64, C), or of (B, C, frames, H, W), which the callback sees after each step."""
+    after: list[Tensor] = []
+
+    def keep(pipe: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        after.append(tensors["latents"].clone())
+        return tensors
+
+    same(family, ClassifierFreeGuidance(5.0), 5.0)
+    rule = Recording(5.0)
+    with guide(family.build(), rule) as guided:
+        family.run(guided, callback_on_step_end=keep)
+        for (cond, uncond, latents, _), expected in zip(rule.seen[1:], after):
+            assert cond.shape == uncond.shape == latents.shape
+            assert torch.equal(latents, expected[:, 64:] if expected.ndim == 3 else expected[:, :, 1:])
+        guided.guidance = AdaptiveProjectedGuidance(5.0)
+        assert family.run(guided).isfinite().all()
 
 
 def test_skip_layer_guidance_stays_relative_to_the_conditional_prediction() -> None:

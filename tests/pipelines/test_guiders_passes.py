@@ -10,6 +10,8 @@ from diffusers import (
     PerturbedAttentionGuidance,
     SkipLayerGuidance,
 )
+from families_image import FAMILIES as IMAGES
+from families_worlds import WORLDS
 from guiders_made import BY_NAME, STEPS, layers, where
 from tiny_family import Family
 from torch import Tensor
@@ -110,6 +112,28 @@ def test_a_skipped_block_hands_on_what_it_was_given(name: str) -> None:
     torch.testing.assert_close(found[0][0], plain, rtol=0, atol=1e-5)
     torch.testing.assert_close(found[0][1], skipped, rtol=0, atol=1e-5)
     assert (plain - skipped).abs().max() > 1e-3
+
+
+def test_a_pass_of_its_own_is_seen_where_the_others_are() -> None:
+    """PixArt says how sure it is as well, in channels that no guider gets."""
+    family = next(family for family in IMAGES if family.name == "pixart-sigma")
+    with guide(family.build(), ClassifierFreeGuidance(5.0)) as guided:
+        plain = family.run(guided)
+        guided.guidance = SkipLayerGuidance(5.0, skip_layer_config=layers("pixart"), **STEPS)
+        assert (family.run(guided) - plain).abs().max() > 1e-3
+        assert [record.evaluations for record in guided.trace] == [2, 3, 3, 3]
+
+
+def test_a_pipeline_that_refuses_a_guider_is_left_as_it_was() -> None:
+    family = next(family for family in WORLDS if family.name == "kandinsky6")
+    pipe = family.build()
+    attributes = set(vars(pipe))
+    with (
+        guide(pipe, SkipLayerGuidance(5.0, skip_layer_config=layers("kandinsky6"), **STEPS)) as guided,
+        pytest.raises(ValueError, match="acts on one prediction"),
+    ):
+        family.run(guided)
+    assert set(vars(pipe)) == attributes
 
 
 def test_layers_by_number() -> None:

@@ -42,6 +42,8 @@ RULES = {
     "interval": Interval(AdaptiveProjectedGuidance(8.0), start=0.25, stop=0.75),
 }
 
+SKIPPING = {"skip_layer_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, Any]:
@@ -150,8 +152,7 @@ def test_pipelines_with_a_guider_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("name", ["hunyuan-image", "motif-video"])
 def test_a_guider_of_diffusers_in_its_own_place_has_a_trace(name: str) -> None:
     pipe = build(name)
-    config = {"skip_layer_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
-    with guide(pipe, SkipLayerGuidance(5.0, **config)) as guided:
+    with guide(pipe, SkipLayerGuidance(5.0, **SKIPPING)) as guided:
         ours = run(name, guided)
         assert [record.evaluations for record in guided.trace] == [2, 3, 3, 3]
         guided.guidance = TheirGuidance(5.0)
@@ -168,17 +169,43 @@ def test_both_guiders_of_hunyuan_image() -> None:
     assert (ours - run("hunyuan-image", pipe)).abs().max() > 1e-3
 
 
-def test_an_exception_puts_the_guider_back() -> None:
-    pipe = build("motif-video")
-    guider = pipe.guider
+def failing(module: torch.nn.Module, call: int) -> Any:
+    """Lets a module fail at one of its calls; returns the hook."""
+    calls: list[int] = []
 
-    class Failing(ClassifierFreeGuidance):
-        def guide(self, *args: Any) -> Any:
+    def fail(*_: Any) -> None:
+        calls.append(len(calls) + 1)
+        if len(calls) == call:
             raise RuntimeError("stop")
 
-    with guide(pipe, Failing(5.0)) as guided, pytest.raises(RuntimeError, match="stop"):
+    return module.register_forward_hook(fail)
+
+
+@pytest.mark.parametrize("rule", [ClassifierFreeGuidance(5.0), SkipLayerGuidance(5.0, **SKIPPING)], ids=["rule", "slg"])
+def test_an_exception_inside_the_denoiser_leaves_nothing_behind(rule: Any) -> None:
+    pipe = build("motif-video")
+    guider, native = pipe.guider, run("motif-video", pipe)
+    before = [set(vars(part)) for part in pipe.transformer.modules()]
+    hook = failing(pipe.transformer, 5)  # the conditional pass of the third step, or the perturbed one of the second
+    with guide(pipe, rule) as guided, pytest.raises(RuntimeError, match="stop"):
         run("motif-video", guided)
+    hook.remove()
     assert pipe.guider is guider
+    assert [set(vars(part)) for part in pipe.transformer.modules()] == before
+    assert not any(part._forward_pre_hooks for part in pipe.transformer.modules())
+    assert torch.equal(run("motif-video", pipe), native)
+
+
+def test_a_rule_as_a_guider_goes_on_after_an_exception() -> None:
+    pipe = build("motif-video")
+    pipe.guider = as_guider(ClassifierFreeGuidance(5.0), pipe.scheduler)
+    ours = run("motif-video", pipe)
+    for _ in range(2):
+        hook = failing(pipe.transformer, 1)
+        with pytest.raises(RuntimeError, match="stop"):
+            run("motif-video", pipe)
+        hook.remove()
+    assert torch.equal(run("motif-video", pipe), ours)
     assert not pipe.transformer._forward_pre_hooks
 
 

@@ -1,5 +1,7 @@
 """More video pipelines of the families in `tiny`."""
 
+from typing import Any
+
 import pytest
 import tiny_parts as parts
 from diffusers import (
@@ -34,10 +36,11 @@ def vace() -> WanVACETransformer3DModel:
     )
 
 
-def wan_image_to_video() -> WanImageToVideoPipeline:
+def wan_image_to_video(in_channels: int = 12, **options: Any) -> WanImageToVideoPipeline:
     pytest.importorskip("ftfy")
     images = {"image_encoder": None, "image_processor": None}
-    return wan(WanImageToVideoPipeline, transformer=parts.wan_transformer(in_channels=12), **images)
+    transformer = parts.wan_transformer(in_channels=in_channels)
+    return wan(WanImageToVideoPipeline, transformer=transformer, **images, **options)
 
 
 def wan_video_to_video() -> WanVideoToVideoPipeline:
