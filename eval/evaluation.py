@@ -13,7 +13,7 @@ from diffguide.pipelines.errors import UserError
 
 from .against import ReferenceSide, check_fits, check_needs, identity_of, measure_reference, open_reference
 from .features import FeatureExtractor
-from .frechet import frechet_distance, shortage
+from .frechet import shortage
 from .images import Images, summary
 from .metric_functions import Context, Measured, Reference
 from .metrics import METRICS, check_metrics
@@ -152,7 +152,7 @@ def _add_score(
     else:
         assert extractor is not None
         mine, theirs = done.moments[network].statistics(*identity_of(extractor)), references[network].statistics
-        measured, reference_n = Measured(frechet_distance(mine, theirs)), theirs.n
+        measured, reference_n = metric.compute(mine, references[network]), theirs.n
         unsaid = "the reference does not say which network and resize it is of" if theirs.extractor is None else None
         found.notes += [f"{name}: {note}" for note in (shortage(mine, theirs), unsaid) if note]
     identity = identity_of(extractor) if extractor else ("", "", "")

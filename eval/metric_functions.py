@@ -1,6 +1,7 @@
 """How each metric is computed, and what it is given. Importing it imports no torch.
 
-    distance   (features, reference) -> Measured          a set of images against a reference
+    distance   (features, reference) -> Measured          a set of images against a reference; `frechet` has the
+                                                          statistics of features
     set        (features, extractor) -> Measured          a set of images alone
     image      (images, context) -> (N,) tensor           each image by itself; the mean is reported
 
@@ -50,16 +51,11 @@ class Context:
     reward: Callable[[Tensor, Sequence[str] | None], Tensor] | None = None
 
 
-def frechet(features: Tensor, reference: Reference) -> Measured:
-    """Through statistics for many images, through the smaller n x n matrix for few."""
-    from .frechet import frechet_distance, frechet_from_features
-    from .statistics import Moments
+def frechet(statistics: Statistics, reference: Reference) -> Measured:
+    """From means and covariances alone."""
+    from .frechet import frechet_distance
 
-    if len(features) <= features.shape[1]:
-        return Measured(float(frechet_from_features(features, reference.statistics)))
-    moments = Moments()
-    moments.update(features)
-    return Measured(frechet_distance(moments.statistics(), reference.statistics))
+    return Measured(frechet_distance(statistics, reference.statistics))
 
 
 def kid(features: Tensor, reference: Reference) -> Measured:

@@ -7,7 +7,6 @@ that is needed to make the same picture again; `diffguide generate --from-image`
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from io import BytesIO
@@ -19,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError, one_line
+from .files import whole
 
 CHUNK = "diffguide"
 MAX_BYTES = 256 * 1024
@@ -102,15 +102,8 @@ def save_png(image: Image.Image, path: Path, settings: Settings | None = None) -
         info.add_text(CHUNK, json.dumps(asdict(settings)))
     encoded = BytesIO()
     image.save(encoded, format="PNG", pnginfo=info)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_bytes(encoded.getvalue())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}") from error
+    with whole(path) as temporary:
+        temporary.write_bytes(encoded.getvalue())
 
 
 def read_settings(path: Path) -> Settings:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,14 +84,7 @@ class RankFolder:
             raise UserError(f"{str(self.state)!r} is of a search with another {what}: give it, or another --output")
 
     def _write(self, path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            try:
-                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, about)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        with whole(path) as temporary:
+            temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, about))
