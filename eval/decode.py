@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from diffguide.pipelines.errors import one_line
@@ -60,7 +60,7 @@ def decode(data: bytes, name: str, convert: bool = False) -> Tensor | Bad:
         return _pixels(image, name, deep, convert)
 
 
-def _raw_modes(image: Image.Image) -> list[str]:
+def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
     """How pixels are laid out in a PNG or TIFF file, before it is loaded; "RGB;16B"."""
     if image.format not in ("PNG", "TIFF"):
         return []
