@@ -142,7 +142,7 @@ def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
     if Processes.rank() > 0:
         yield
         return
-    if not overwrite or plan_of(folder) is None:
+    if not (overwrite and (folder / "plan.json").is_file()):
         check_folder(folder, plan)  # before anything is written where something else may lie
     with locked(folder):
         if overwrite:

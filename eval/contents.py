@@ -76,7 +76,7 @@ def _shipped(plan: Plan) -> Iterator[tuple[str, str]]:
     """The weights of the plan's model, and the calibrations that short names mean on it."""
     if plan.model in EMBEDDED:
         weights = [path for path in EMBEDDED[plan.model].files() if path.suffix == ".safetensors"]
-        yield f"{plan.model}/*.safetensors", sha256("".join(map(_digest, weights)).encode()).hexdigest()[:16]
+        yield plan.weights, sha256("".join(map(content_hash, weights)).encode()).hexdigest()[:16]
     for cell in plan.cells:
         rule, given = split_guidance(cell.guidance)
         if rule in CALIBRATED and not given.keys() & {"coefficients", "threshold"}:

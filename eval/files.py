@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError, one_line
+from diffguide.pipelines.files import whole
 
 if TYPE_CHECKING:
     import numpy as np
 
 Arrays = dict[str, "np.ndarray"]
+FULL = ": what is finished is kept; make room and run the same command again"
 
 
 def read_arrays(path: Path) -> Arrays | None:
@@ -33,16 +35,10 @@ def read_arrays(path: Path) -> Arrays | None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file or leave `path` as it was. UserError if the disk is full or the file cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with plain_errors(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with whole(path, FULL) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -68,7 +64,7 @@ def plain_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = ": what is finished is kept; make room and run the same command again"
+            hint = FULL
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error
 
 

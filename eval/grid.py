@@ -51,9 +51,10 @@ def check_folder(folder: Path, plan: Plan) -> None:
             "or another --output"
         )
     if changed is not None:
+        unnoted = next(name for name in plan.files or {} if name not in (there.files or {}))
         raise UserError(
-            f"an earlier diffguide began the comparison in {str(folder)!r} and did not note what "
-            f"{next(iter(plan.files or {}))!r} held: give --overwrite or another --output"
+            f"an earlier diffguide began the comparison in {str(folder)!r} and did not note what {unnoted!r} held: "
+            "give --overwrite or another --output"
         )
 
 
@@ -125,7 +126,9 @@ def run_plan(
         _check_environment(read_json(known), now)
     if plan_of(folder) != plan:  # on every disk there is; first, since without it a folder is none of a comparison
         write_json(folder / "plan.json", plan.to_dict())
-    if not known.is_file():
+    if known.is_file():  # also where another process wrote it in the meantime
+        _check_environment(read_json(known), now)
+    else:
         write_json(known, now)
     done = set().union(*processes.gather(store.finished()))
     todo = [unit for unit in _units(plan) if unit not in done]

@@ -46,10 +46,8 @@ def measure_reference(plan: Plan, extractors: dict[str, FeatureExtractor], devic
 
     if plan.reference is None:
         return {}
-    metrics, side = (
-        distances(plan.metrics),
-        against.open_reference(plan.reference, convert=plan.convert, skip_bad=plan.skip_bad),
-    )
+    metrics = distances(plan.metrics)
+    side = against.open_reference(plan.reference, convert=plan.convert, skip_bad=plan.skip_bad)
     against.check_needs(metrics, side, False, False)
     return against.measure_reference(side, metrics, networks_of(plan, device), extractors)
 

@@ -110,6 +110,11 @@ class Plan:
         return list(dict.fromkeys(cell.guidance for cell in self.cells))
 
     @property
+    def weights(self) -> str:
+        """The name among `files` of the weights of an embedded model."""
+        return f"{self.model}/*.safetensors"
+
+    @property
     def batches(self) -> int:
         """The number of batches of each cell."""
         return -(-self.num_images // self.batch_size)
@@ -167,7 +172,7 @@ class Plan:
         """
         if not self.files:
             return None
-        if other.files is None:
+        if other.files is None or self.weights in self.files.keys() - other.files.keys():
             return ""
         known = [name for name in self.files if self.cells == other.cells or name in other.files]
         return next((name for name in known if other.files.get(name) != self.files[name]), None)

@@ -158,7 +158,7 @@ class Guidance:
 
         ValueError: it is not there, is damaged, or is another rule.
         """
-        rule = saving.load(folder)
+        rule = saving.load(folder, cls)
         if not isinstance(rule, cls):
             raise ValueError(f"{str(folder)!r} holds a {type(rule).__name__}, not a {cls.__name__}")
         return rule

@@ -24,9 +24,9 @@ def save(rule: Guidance, folder: str | Path) -> None:
     Path(folder, FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def load(folder: str | Path) -> Guidance:
-    """The rule in `folder`. ValueError: there is none, or it is damaged."""
-    return from_config(read_json(Path(folder, FILE), "rule"))
+def load(folder: str | Path, own: type[Guidance]) -> Guidance:
+    """The rule in `folder`; of classes of one name it is `own`. ValueError: there is none, or it is damaged."""
+    return from_config(read_json(Path(folder, FILE), "rule"), own)
 
 
 def to_config(rule: Guidance) -> dict[str, Any]:
@@ -35,38 +35,41 @@ def to_config(rule: Guidance) -> dict[str, Any]:
     return {"_class_name": type(rule).__name__} | {name: _plain(rule, name, getattr(rule, name)) for name in names}
 
 
-def from_config(config: Any) -> Guidance:
-    """The rule that `to_config` describes; ValueError for any other content."""
+def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
+    """The rule that `to_config` describes; ValueError for any other content. own: as in `load`."""
     rules = import_module(__package__)
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise ValueError("the description of a rule has no _class_name")
     options = dict(config)
-    cls = _class(options.pop("_class_name"))
+    cls = _class(options.pop("_class_name"), own)
     unknown = options.keys() - inspect.signature(cls).parameters.keys()
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {min(unknown)!r}")
     if "rule" in options:
-        options["rule"] = from_config(options["rule"])
+        options["rule"] = from_config(options["rule"], own)
     if "coefficients" in options:
         options["coefficients"] = rules.Coefficients.from_plain(options["coefficients"])
     try:
         return cls(**options)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"these are no options of {cls.__name__}: {error}") from error
 
 
-def _class(name: str) -> type[Guidance]:
-    """The rule of that name, of diffguide or another one that is defined. ValueError: there is none."""
+def _class(name: str, own: type[Guidance] | None) -> type[Guidance]:
+    """The rule of that name: diffguide's, or `own`, or the latest that was defined. ValueError: there is none."""
     from .base import Guidance
     from .modifiers import Correction, Modifier
 
-    found = {Guidance}
-    while more := {cls for known in found for cls in known.__subclasses__()} - found:
-        found |= more
-    named = [cls for cls in found - {Guidance, Modifier, Correction} if cls.__name__ == name and name[0] != "_"]
-    if not named:
+    known: list[type[Guidance]] = [Guidance]
+    for cls in known:
+        known += [more for more in cls.__subclasses__() if more not in known]
+    named = [cls for cls in known if cls.__name__ == name and cls not in (Guidance, Modifier, Correction)]
+    if not named or name.startswith("_"):
         raise ValueError(f"there is no rule named {name!r}: if it is yours, define or import its class first")
-    return max(named, key=lambda cls: cls.__module__.startswith(f"{__package__}."))
+    for cls in named:
+        if cls is own or cls.__module__.startswith(f"{__package__}."):
+            return cls
+    return named[-1]
 
 
 def _plain(rule: Guidance, name: str, value: Any) -> Any:

@@ -96,9 +96,11 @@ class Call:
     def _begin_anew(self, schedule: Any) -> None:
         """What a rule remembers lasts for one sampling, of which some calls make several: sections, FreeInit.
 
-        A new one begins where the scheduler has new timesteps, or where the old ones are used up.
+        A new one begins where the scheduler has new timesteps, or where the old ones are used up: all of them, since a
+        pipeline may say too few (AceStep does, given timesteps of one's own).
         """
-        if schedule is not self.schedule or self.index >= self.step.total:
+        used_up = self.index >= max(self.step.total, 0 if schedule is None else len(schedule))
+        if schedule is not self.schedule or used_up:
             self.index, self.state = 0, {}
         self.schedule = schedule
 

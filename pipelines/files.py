@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,10 @@ def check_file(path: Path, what: str, flag: str, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, when_full: str = "") -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place at the end. After an error `path` is as it was.
 
-    UserError if it cannot be written.
+    UserError if it cannot be written. when_full: what its message says besides where the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -41,4 +42,5 @@ def whole(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}") from error
+        hint = when_full if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error

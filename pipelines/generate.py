@@ -124,10 +124,10 @@ def run(args: argparse.Namespace) -> int:
                 if has_sheet:
                     images.append(picture.image)
                 bar.update()
+            sheet = _save_sheet(images, picture.settings.guidance_scale, request, output)
     except KeyboardInterrupt:
         print(f"diffguide: interrupted, {len(entries)} of {len(jobs)} pictures are finished", file=sys.stderr)
         return 130
-    sheet = _save_sheet(images, picture.settings.guidance_scale, request, output)
     _report(entries, picture.settings, sheet, traces, args.json)
     return 0
 

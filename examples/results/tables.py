@@ -29,7 +29,7 @@ def said(statements: Sequence[dict[str, Any]], parts: dict[str, Any]) -> str:
         rows.append(
             [
                 one["says"],
-                COLUMNS[one["metric"]].label + " without bias" * one["unbiased"],
+                COLUMNS[one["metric"]].label + " without bias" * one.get("unbiased", False),
                 _sum(one["weights"], results),
                 _estimate(one["metric"], one),
                 verdict(one["sign"], one["low"], one["high"]),

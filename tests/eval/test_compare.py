@@ -164,6 +164,7 @@ def test_a_comparison_at_work_is_not_overwritten_and_a_finished_one_is(finished_
             with pytest.raises(UserError, match="another compare is at work"):
                 compare(other, folder, overwrite=True)
     assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "plan.json").write_text("{")  # damaged
     assert compare(tiny_plan(num_images=2), folder, overwrite=True)["n"] == 2
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"mine")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import asdict
 
 import pytest
 
@@ -11,7 +12,7 @@ from diffguide.eval.compare import OPTIONS
 from diffguide.eval.comparison import compare, make_plan
 from diffguide.eval.contents import BLOCKS, WHOLE, content_hash, plan_contents
 from diffguide.eval.grid import check_folder
-from diffguide.eval.plan import Plan
+from diffguide.eval.plan import Cell, Plan
 from diffguide.guidance import Coefficients
 from diffguide.pipelines.errors import UserError
 
@@ -86,9 +87,12 @@ def test_runs_of_an_earlier_format_do_not_go_on(tiny_plan, tmp_path):
     for name, one in (("emoji-sd", plan), ("tiny-sd", tiny_plan())):
         now = noted(one, tmp_path / name)
         earlier = {key: value for key, value in now.to_dict().items() if key != "files"}
-        (tmp_path / name / "plan.json").write_text(json.dumps(earlier))
-        with pytest.raises(UserError, match=rf"an earlier diffguide began .* did not note what '.*{name}"):
-            check_folder(tmp_path / name, now)
+        grown = Plan.from_dict({**now.to_dict(), "cells": [*now.to_dict()["cells"], asdict(Cell("raag", 4.0, 20))]})
+        for noted_then in ({}, {"files": {}}) if name == "emoji-sd" else ({},):
+            (tmp_path / name / "plan.json").write_text(json.dumps(earlier | noted_then))
+            for wanted in (now, grown):
+                with pytest.raises(UserError, match=rf"an earlier diffguide began .* did not note what '.*{name}"):
+                    check_folder(tmp_path / name, wanted)
 
 
 def test_a_changed_prompt_file_is_named(tiny_sd, tmp_path):

@@ -101,6 +101,15 @@ def test_a_timestep_that_is_evaluated_twice_begins_nothing(scheduler: Callable[.
     assert rule.seen == whole(total) * 2
 
 
+def test_a_pipeline_that_says_too_few_evaluations_begins_nothing() -> None:
+    pipe, rule = ANIMATE.build(), Noting()
+    two = property(lambda self: 2, lambda self, count: None)
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {"_num_timesteps": two})
+    with guide(pipe, rule) as guided:
+        ANIMATE.run(guided)
+    assert [before for *_, before in rule.seen] == [0, 1, 2, 3]
+
+
 def test_windows_of_a_long_video() -> None:
     """They have several sizes, as APG's buffer has, and none makes as many evaluations as its timesteps are."""
 
