@@ -30,19 +30,41 @@ def kid(
     Raises:
         UserError: fewer than two images on one side.
     """
-    from torchmetrics.image.kid import poly_mmd
-
     size = min(subset_size, len(features), len(reference))
     if size < 2:
         raise UserError(f"KID needs 2 images at least on both sides, not {len(features)} and {len(reference)}")
     x, y = features.double(), reference.double()
     draw = np.random.RandomState(_SEED)
-    values = []
-    for _ in range(subsets):
-        rows = [torch.from_numpy(draw.choice(len(side), size, replace=False)).to(side.device) for side in (x, y)]
-        values.append(poly_mmd(x[rows[0]], y[rows[1]]))
-    result = torch.stack(values)
-    return float(result.mean()), float(result.std(correction=0))
+    drawn = [[draw.choice(len(side), size, replace=False) for side in (x, y)] for _ in range(subsets)]
+    rows = [torch.from_numpy(np.stack(each)).to(x.device) for each in zip(*drawn)]
+    whole = len(x) ** 2 + len(x) * len(y) + len(y) ** 2 < 3 * subsets * size**2
+    values = (_mmd_from_whole if whole else _mmd_each)(x, y, *rows)
+    return float(values.mean()), float(values.std(correction=0))
+
+
+def _mmd_each(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """(subsets,): the unbiased squared MMD between rows i (subsets, size) of x and rows j of y, one by one."""
+    from torchmetrics.image.kid import poly_mmd
+
+    return torch.stack([poly_mmd(x[a], y[b]) for a, b in zip(i, j)])
+
+
+def _mmd_from_whole(x: Tensor, y: Tensor, i: Tensor, j: Tensor, block: int = 1024) -> Tensor:
+    """The same from the kernel between all images, of which each entry is taken once."""
+    from torchmetrics.image.kid import poly_kernel
+
+    in_x, in_y = (side.new_zeros(len(i), len(side)).scatter_(1, rows, 1) for side, rows in ((x, i), (y, j)))
+
+    def total(a: Tensor, b: Tensor, in_a: Tensor, in_b: Tensor) -> Tensor:
+        parts = zip(a.split(block), in_a.split(block, dim=1))
+        return sum(((share @ poly_kernel(part, b)) * in_b).sum(1) for part, share in parts)
+
+    def apart(a: Tensor, in_a: Tensor) -> Tensor:
+        """Without the images with themselves."""
+        return total(a, a, in_a, in_a) - in_a @ (a.square().mean(1) + 1) ** 3
+
+    size = i.shape[1]
+    return (apart(x, in_x) + apart(y, in_y)) / (size * (size - 1)) - 2 * total(x, y, in_x, in_y) / size**2
 
 
 def cmmd(features: Tensor, reference: Tensor, block: int = 2048) -> float:

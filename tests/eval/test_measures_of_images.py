@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffguide.eval.kernels import cmmd, inception_score, kid
+from diffguide.eval.kernels import _mmd_each, _mmd_from_whole, cmmd, inception_score, kid
 from diffguide.eval.manifold import precision_recall
 from diffguide.eval.metric_functions import Context
 from diffguide.eval.metrics import METRICS
@@ -63,11 +63,22 @@ def test_precision_and_recall_by_hand():
         precision_recall(line[:2], line)
 
 
-def test_kid_is_torch_fidelitys():
+@pytest.mark.parametrize("size", [8, 50])  # each entry of the kernel when it is asked for, or all of them once
+def test_kid_is_torch_fidelitys(size):
     metric = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = sets()
-    expected = metric.kid_features_to_metric(x.double(), y.double(), kid_subsets=20, kid_subset_size=50, verbose=False)
-    assert kid(x, y, 20, 50) == pytest.approx(tuple(expected.values()), rel=1e-9)
+    options = {"kid_subsets": 20, "kid_subset_size": size, "verbose": False}
+    expected = metric.kid_features_to_metric(x.double(), y.double(), **options)
+    assert (3 * 20 * size**2 > len(x) ** 2 + len(x) * len(y) + len(y) ** 2) == (size == 50)
+    assert kid(x, y, 20, size) == pytest.approx(tuple(expected.values()), rel=1e-9)
+
+
+def test_kid_from_the_whole_kernel_is_that_of_each_subset():
+    x, y = (side.double() for side in sets())
+    i, j = (torch.stack([torch.randperm(len(side))[:50] for _ in range(4)]) for side in (x, y))
+    each = _mmd_each(x, y, i, j)
+    for block in (7, 1024):
+        assert _mmd_from_whole(x, y, i, j, block) == pytest.approx(each.numpy(), rel=1e-9)
 
 
 def test_inception_score_is_torch_fidelitys():
