@@ -9,7 +9,7 @@ The interval is one for the metric at this number of images: the Frechet distanc
 cancels in the difference of two cells only as far as their covariances are alike.
 
 A bootstrap's interval of few images is too narrow, as one of the normal distribution is where Student's t should be; it
-is widened by the ratio of the two (Hesterberg, arXiv 1411.5279, section 3.3), 6 % at 24 images.
+is widened by the ratio of the two (after Hesterberg, arXiv 1411.5279), 6 % at 24 images.
 """
 
 from __future__ import annotations

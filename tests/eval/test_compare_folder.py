@@ -1,0 +1,46 @@
+"""The folder of a comparison: held by one process, overwritten only if asked, usable after a start that failed."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffguide.eval import files as files_module
+from diffguide.eval.comparison import compare
+from diffguide.pipelines.errors import UserError
+
+
+def test_a_comparison_at_work_is_not_overwritten_and_a_finished_one_is(finished_run, tiny_plan, tmp_path):
+    plan, whole = finished_run
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    before = sorted(path.name for path in folder.iterdir())
+    with files_module.locked(folder):
+        for other in (plan, tiny_plan(num_images=2)):
+            with pytest.raises(UserError, match="another compare is at work"):
+                compare(other, folder, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "plan.json").write_text("{")  # damaged
+    assert compare(tiny_plan(num_images=2), folder, overwrite=True)["n"] == 2
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="holds something else"):
+        compare(plan, tmp_path / "photos", overwrite=True)
+    assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
+
+
+def test_a_start_that_failed_can_be_made_again(tiny_plan, tmp_path, monkeypatch):
+    plan, real = tiny_plan(["cfg"], [2.0], num_images=2), os.replace
+    for failing in ("plan.json", "environment.json"):
+
+        def replace(source, target, failing=failing):
+            if Path(target).name == failing:
+                raise OSError(28, "No space left on device")
+            return real(source, target)
+
+        monkeypatch.setattr(files_module.os, "replace", replace)
+        with pytest.raises(UserError, match="No space left on device"):
+            compare(plan, tmp_path / failing)
+        monkeypatch.setattr(files_module.os, "replace", real)
+        (tmp_path / failing / f".{failing}.1.tmp").write_bytes(b"of one that was killed")
+        assert compare(plan, tmp_path / failing)["n"] == 2
