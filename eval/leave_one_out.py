@@ -87,10 +87,13 @@ def _drop(shares: Tensor, singular: Tensor, c: float) -> Tensor:
     ends = math.log(singular.min().item()) - REACH, math.log(singular.max().item()) + REACH
     grid = torch.linspace(*ends, NODES, dtype=singular.dtype, device=singular.device)
     u, width = grid.exp(), (ends[1] - ends[0]) / (NODES - 1)
-    # 1 - c h, written without cancellation where h is close to 1: the share outside the span, and what t leaves.
-    outside = (1 - c * shares.sum(1)).clamp(min=0)
+    # 1 - c h, written without cancellation where h is close to 1: the share outside the span, and what t leaves. Both
+    # together are made 1 at infinity: what rounding leaves there, the integral would see at the scale of its last node.
+    total = shares.sum(1)
+    outside = (1 - c * total).clamp(min=0)
     outside = torch.where(outside < 1e-9, 0.0, outside)
-    rest = outside[:, None] + c * shares @ (u.square() / (singular.square()[:, None] + u.square()))
+    within = shares * ((1 - outside) / total.clamp(min=torch.finfo(total.dtype).tiny))[:, None]
+    rest = outside[:, None] + within @ (u.square() / (singular.square()[:, None] + u.square()))
     inside = -(rest.clamp(max=1).log() * u).sum(1) * width
-    tail = c * (shares @ singular.square()) / u[-1]
+    tail = (within @ singular.square()) / u[-1]
     return (inside + tail) / math.pi

@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Guidance, finite
 from .basis import Scalar
 from .step import Step
-from .tensors import gram, precise, ratio, restored, spare, squared_norm
+from .tensors import TINY, gram, precise, ratio, restored, spare, squared_norm
 from .trace import Measurement
 
 SPACES = ("denoised", "prediction")
@@ -120,6 +120,6 @@ class AdaptiveProjectedGuidance(Guidance):
 def _shrink(mm: Tensor, r: Scalar) -> tuple[Tensor, float]:
     """(s, k) with s k = min(1, r / |m|), mm = |m|^2; k costs nothing where it is used."""
     if isinstance(r, Tensor):
-        return (mm.rsqrt() * r).clamp(max=1), 1.0
-    r = min(r, 1e30)  # so that 1 / r is a number in float32
-    return mm.rsqrt().clamp(max=1 / r), r
+        return (mm.clamp(min=TINY).rsqrt() * r).clamp(max=1), 1.0
+    r = min(max(r, 1e-15), 1e15)  # so that its square is a number in float32
+    return mm.clamp(min=r * r).rsqrt(), r

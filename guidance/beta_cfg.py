@@ -59,7 +59,7 @@ class BetaClassifierFreeGuidance(Guidance):
         difference = c - u
         if self.gamma:
             square = squared_norm(difference)
-            factor = torch.where(square > 0, square.pow(-self.gamma / 2), 0.0)
+            factor = torch.where(square > 0, square, 1.0).pow(-self.gamma / 2)
             guided = torch.addcmul(u, difference, factor, value=self._scale(step))
         else:
             guided = torch.add(u, difference, alpha=self._scale(step))

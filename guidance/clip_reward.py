@@ -5,7 +5,8 @@ latent proxy reward model of RG-LCD (2403.11027), a CLIP model whose image tower
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,8 @@ class ClipReward(Reward):
         model, tokenizer, config = clip_files.load(source, processor or source, dtype, local_files_only)
         name = name or Path(source).name
         reward = cls(model.to(device), tokenizer, **{"space": clip_files.space(config), "name": name} | options)
-        own = {"image_mean", "image_std", "image_size", "crop"} & options.keys()
-        if reward.space == "image" and config is not None and not own:
-            reward.preparation = Preparation.from_config(config)
+        if reward.space == "image" and config is not None:
+            reward.preparation = _changed(Preparation.from_config(config), reward.preparation, options.keys())
             side, wanted = reward.preparation.side, model.config.vision_config.image_size
             if side not in (wanted, None):
                 raise ValueError(f"{str(source)!r} prepares images of {side} pixels for a model that takes {wanted}")
@@ -174,3 +174,10 @@ class ClipReward(Reward):
     def _text_features(self, prompts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(self.device)
         return self.model.text_projection(self.model.text_model(**tokens).pooler_output)
+
+
+def _changed(stated: Preparation, made: Preparation, given: Collection[str]) -> Preparation:
+    """The preparation that a model states, but for the options given, which are as in another one."""
+    stated = replace(stated, mean=made.mean) if "image_mean" in given else stated
+    stated = replace(stated, std=made.std) if "image_std" in given else stated
+    return replace(stated, size=made.size, crop=made.crop) if {"image_size", "crop"} & set(given) else stated

@@ -37,7 +37,7 @@ class NormMatching(Correction):
 
     def __init__(self, rule: Guidance, dim: int = -1):
         super().__init__(rule)
-        self.dim = dim
+        self.dim = int(dim)
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The pipelines' own expression in their own dtype, bit for bit."""
@@ -65,7 +65,7 @@ class Renorm(Correction):
 
     def __init__(self, rule: Guidance, limit: float = 1.0, dim: int | None = None):
         super().__init__(rule)
-        self.limit, self.dim = finite("limit", limit), dim
+        self.limit, self.dim = finite("limit", limit), None if dim is None else int(dim)
         if self.limit <= 0:
             raise ValueError(f"limit must be above 0, not {limit!r}")
 
@@ -75,6 +75,8 @@ class Renorm(Correction):
             return guided
         g = precise(guided)
         factor = _factor(self.limit * self._norm(precise(cond)), self._norm(g)).clamp(max=1)
+        if isinstance(step.decision, Tensor):  # samples of a batch that are conditional already
+            factor = factor.masked_fill(step.decision.view(-1, *[1] * (g.ndim - 1)), 1.0)
         return restored(g * factor, guided)
 
     def _norm(self, x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class EnergyPreserving(Correction):
             low, high = percentiles
             if not 0 <= low < high <= 100:
                 raise ValueError(f"percentiles must be 0 <= low < high <= 100, not {percentiles!r}")
-        self.percentiles = None if percentiles is None else (low, high)
+        self.percentiles = None if percentiles is None else (float(low), float(high))
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """One factor per sample on x0; in the prediction, what that adds to x0, in units of b."""

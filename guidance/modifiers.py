@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Guidance
+from .base import Guidance, finite
 from .cfg import rescaled
 from .step import Step
 from .trace import Measurement
@@ -29,7 +29,9 @@ class Modifier(Guidance):
     """
 
     order: ClassVar[int]
-    """The place among the modifiers, lowest first; below 0 before the rule, from 0 after it."""
+    """The place among the modifiers, lowest first; below 0 before the rule, from 0 after it. Of two in one place the
+    inner one acts first.
+    """
 
     outside: ClassVar[bool] = True
     """Whether `correct` acts on the conditional prediction, too, where another modifier leaves the rule out."""
@@ -53,6 +55,7 @@ class Modifier(Guidance):
         while isinstance(rule, Modifier):
             found.append(rule)
             rule = rule.rule
+        found.reverse()
         return sorted(found, key=attrgetter("order"))
 
     @property
@@ -180,9 +183,10 @@ class Interval(Modifier):
         super().__init__(rule)
         if not 0 <= start < stop <= 1:
             raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
+        low, high = (None if level is None else finite("a noise level", level) for level in (low, high))
         if low is not None and high is not None and not low < high:
             raise ValueError(f"an interval of noise levels needs low < high, not low={low!r}, high={high!r}")
-        self.start, self.stop, self.low, self.high = start, stop, low, high
+        self.start, self.stop, self.low, self.high = float(start), float(stop), low, high
 
     def active(self, step: Step) -> bool:
         """Whether this step lies inside."""
@@ -224,7 +228,7 @@ class Rescale(Correction):
             raise ValueError(f"phi must be between 0 and 1, not {phi!r}")
         if getattr(self.core, "guidance_rescale", 0.0):
             raise ValueError(f"{self.core!r} is rescaled already: leave its guidance_rescale out")
-        self.phi = phi
+        self.phi = float(phi)
 
     @property
     def changes_all(self) -> bool:

@@ -69,6 +69,6 @@ def _shade(axes: Any, trace: Trace) -> None:
     """Grey where the unconditional evaluation was left out, so that there is nothing to measure."""
     label = "no unconditional evaluation"
     for step, record in enumerate(trace):
-        if record.evaluations == 1:
+        if record.evaluations == 1 or record.cosine.isnan().all():
             axes.axvspan(step - 0.5, step + 0.5, color="0.9", linewidth=0, zorder=0, label=label)
             label = "_" + label

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Guidance, finite
 from .step import Step
-from .tensors import precise, ratio, restored, squared_norm
+from .tensors import TINY, precise, ratio, restored, squared_norm
 from .trace import Measurement
 
 # guidance_scale is w_max: the paper's (v4, Appendix A.3), for all models, and that of the authors' script for SD3.5.
@@ -54,7 +54,7 @@ class RatioAwareAdaptiveGuidance(Guidance):
         """Equations 5 and 6; two predictions that are both zero have a ratio of 0."""
         c, u = precise(cond), precise(uncond)
         difference = c - u
-        rho = ratio(squared_norm(difference), squared_norm(u)).sqrt()
+        rho = ratio(squared_norm(difference), squared_norm(u)).clamp(min=TINY).sqrt()  # whose slope at 0 is infinite
         decay = (-self.alpha * rho).exp() if self.alpha else torch.ones_like(rho)  # rho may be infinite
         scale = decay * (self.guidance_scale - 1) + 1
         guided = torch.addcmul(u, difference, scale)

@@ -93,7 +93,7 @@ class RewardGuidance(Modifier):
             first step, a pipeline without what is needed (decoder, prompts, x0, `Step.kernel`, `Step.evaluate`).
     """
 
-    order = 100
+    order = 1000
     space = "denoised"
     outside = False
 
@@ -147,7 +147,8 @@ class RewardGuidance(Modifier):
         if (isinstance(b, float) and b == 0) or (region is not None and region.closed):
             return guided
         ascent = Ascent(self.ascent_steps, self.line_search)
-        length, radius = self.strength * self._factor(step), None if region is None else region.radius
+        length = per_sample(self.strength * self._factor(step), latents)
+        radius = None if region is None or region.radius is None else per_sample(region.radius, latents)
         with gradients():
             a, b = (ordinary(per_sample(scalar, latents)) for scalar in (a, b))
             z = precise(latents.detach().clone())

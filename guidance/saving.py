@@ -45,10 +45,11 @@ def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
     unknown = options.keys() - inspect.signature(cls).parameters.keys()
     if unknown:
         raise ValueError(f"{cls.__name__} has no option {min(unknown)!r}")
-    if "rule" in options:
-        options["rule"] = from_config(options["rule"], own)
-    if "coefficients" in options:
-        options["coefficients"] = rules.Coefficients.from_plain(options["coefficients"])
+    for name, value in options.items():
+        if name == "rule" or (isinstance(value, dict) and "_class_name" in value):
+            options[name] = from_config(value, own)
+        elif name == "coefficients" and isinstance(value, dict):
+            options[name] = rules.Coefficients.from_plain(value)
     try:
         return cls(**options)
     except (TypeError, AttributeError) as error:

@@ -43,7 +43,7 @@ class TrustRegion:
             raise ValueError(f"this scheduler gives no Gaussian for its step, whose {self.name} could be bounded")
         a, s = step.kernel
         closed = self.name is not None and isinstance(s, float) and max(s, self.floor) == 0
-        a, s = (x.float() if isinstance(x, Tensor) else torch.full((), x, device=like.device) for x in (a, s))
+        a, s = (x.float().flatten() if isinstance(x, Tensor) else torch.full((), x, device=like.device) for x in (a, s))
         numel = math.prod(like.shape[1:]) if self.per_dimension else 1
         return Region(
             DIVERGENCES[self.name or "kl"], self.reach, a, s.clamp(min=max(self.floor, TINY)), numel**0.5, closed

@@ -74,11 +74,12 @@ class RankFolder:
 
         try:
             with safe_open(self.state, "pt") as file:
-                before = json.loads(file.metadata()["identity"])
-                search.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                before = dict(json.loads(file.metadata()["identity"]))
+                changed = [name for name, value in self.identity.items() if before.get(name) != value]
+                if not changed:
+                    search.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{str(self.state)!r} is damaged: --overwrite begins again") from error
-        changed = [name for name, value in self.identity.items() if before.get(name) != value]
         if changed:
             what = changed[0].removesuffix("s").replace("_", " ")
             raise UserError(f"{str(self.state)!r} is of a search with another {what}: give it, or another --output")

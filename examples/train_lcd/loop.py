@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 
-TEMPORARY = "checkpoint.new"
+TEMPORARY, OLD = "checkpoint.new", "checkpoint.old"
 
 
 class State:
@@ -92,6 +93,7 @@ def run(
     if beside is not None:
         accelerator.register_for_checkpointing(beside)
     checkpoint = args.output / "checkpoint"
+    _recover(accelerator, checkpoint)
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"going on from step {state.step}", flush=True)
@@ -104,6 +106,9 @@ def run(
         torch.manual_seed(generator.initial_seed())
         loss, logged = step(wrapped, generator)
         accelerator.backward(loss)
+        if beside is not None and accelerator.num_processes > 1:  # the student's are averaged by its wrapper
+            for parameter in (p for p in beside.parameters() if p.grad is not None):
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
         accelerator.clip_grad_norm_([p for group in groups for p in group["params"]], args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -112,7 +117,7 @@ def run(
         state.step += 1
         if log:
             log.add(state.step, logged, schedule.get_last_lr()[0])
-        if time.monotonic() - saved > 60 * args.save_minutes or state.step == args.steps:
+        if _agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes) or state.step == args.steps:
             _save(accelerator, checkpoint)
             if accelerator.is_main_process:
                 student.save(args.output)
@@ -125,9 +130,24 @@ def _rate(step: int, steps: int, warmup: int, decay: float) -> float:
     return min(1.0, (step + 1) / max(warmup, 1), (steps - step) / max(decay * steps, 1))
 
 
+def _agreed(accelerator: Accelerator, due: bool) -> bool:
+    """What the main process says, in all of them: their clocks differ, and a checkpoint is made by all."""
+    if accelerator.num_processes == 1:
+        return due
+    return bool(broadcast(torch.tensor(due, dtype=torch.uint8, device=accelerator.device)))
+
+
+def _recover(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Where a kill came between the two names of `_save`, the old checkpoint is still there."""
+    old = checkpoint.with_name(OLD)
+    if accelerator.is_main_process and old.exists() and not checkpoint.exists():
+        old.rename(checkpoint)
+    accelerator.wait_for_everyone()
+
+
 def _save(accelerator: Accelerator, checkpoint: Path) -> None:
     """Replace the checkpoint by renaming, so that a kill leaves the old one or the new one."""
-    fresh, old = checkpoint.with_name(TEMPORARY), checkpoint.with_name("checkpoint.old")
+    fresh, old = checkpoint.with_name(TEMPORARY), checkpoint.with_name(OLD)
     accelerator.save_state(str(fresh))
     if accelerator.is_main_process:
         shutil.rmtree(old, ignore_errors=True)

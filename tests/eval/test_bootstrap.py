@@ -38,6 +38,20 @@ def test_leaving_one_out_is_exact(n, d):
     assert (left_out - expected).abs().max() < 0.01 * expected.std()
 
 
+@pytest.mark.parametrize(("n", "d"), [(250, 256), (256, 256), (257, 256)])
+def test_nor_does_rounding_count_where_images_are_about_as_many_as_features(n, d):
+    """Singular values that all but vanish, as those of a network's features do."""
+    random, scale = np.random.default_rng(0), np.logspace(0, -2.5, d)
+    others = random.normal(size=(600, d)) * scale
+    reference = Statistics(torch.from_numpy(others.mean(0)), torch.from_numpy(np.cov(others.T)))
+    features = torch.from_numpy(random.normal(size=(n, d)) * scale + 0.1)
+    value, left_out = leave_one_out(features, FrechetReference(reference.mu, reference.sigma))
+    pseudo, every = pseudo_values(value, left_out), torch.arange(n)
+    for i in (0, int(pseudo.argmin()), int(pseudo.argmax())):
+        expected = n * value - (n - 1) * frechet_from_features(features[every != i], reference)
+        assert pseudo[i] == pytest.approx(expected, abs=1e-3)
+
+
 def one_trial(random, n, a, b, reference, root):
     x, y = draw(random, n, a, b)
     (first, first_left), (second, second_left) = leave_one_out(x, root), leave_one_out(y, root)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from cases import SHAPES, predictions, step
 
-from diffguide.guidance import ClassifierFreeGuidance, Interval, NormMatching
+from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Interval, NormMatching
 from diffguide.guidance.corrections import EnergyPreserving, Renorm
 
 KINDS = ["epsilon", "v_prediction", "sample", "flow"]
@@ -61,6 +61,17 @@ def test_renorm_leaves_a_conditional_step_as_it_is():
     ):
         assert not rule.needs_uncond(step(index=3))
         assert torch.equal(rule.guide_cond(cond, latents, step(index=3)), cond)
+
+
+def test_renorm_leaves_those_of_a_batch_alone_that_are_conditional_already():
+    cond, uncond, latents = predictions((2, 4, 8, 8))
+    uncond[0] = cond[0]  # crosses at the first step, the other one never
+    rule, state = Renorm(AdaptiveGuidance(4.0, threshold=0.999), 0.8), {}
+    rule.guide(cond, uncond, latents, step(index=0, state=state))
+    assert rule.needs_uncond(step(index=1, state=state))
+    guided, _ = rule.guide(cond, uncond, latents, step(index=1, state=state))
+    assert torch.equal(guided[0], cond[0])
+    assert guided[1].norm() <= 0.8 * cond[1].norm() * (1 + 1e-6)
 
 
 def test_a_limit_that_is_not_reached_is_plain_guidance():

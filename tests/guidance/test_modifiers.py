@@ -65,6 +65,21 @@ def test_a_correction_of_ones_own_acts_after_the_others():
         assert torch.equal(guided, expected / 2)
 
 
+def test_of_two_of_ones_own_the_inner_one_acts_first():
+    class Halved(Correction):
+        def correct(self, guided, cond, latents, step):
+            return guided / 2
+
+    class Shifted(Correction):
+        def correct(self, guided, cond, latents, step):
+            return guided + 1
+
+    batch, rule = predictions((2, 4, 8, 8)), ClassifierFreeGuidance(5.0)
+    plain, _ = rule.guide(*batch, step())
+    assert torch.equal(Halved(Shifted(rule)).guide(*batch, step())[0], (plain + 1) / 2)
+    assert torch.equal(Shifted(Halved(rule)).guide(*batch, step())[0], plain / 2 + 1)
+
+
 def test_the_whole_interval_is_the_rule():
     for rule in (AdaptiveProjectedGuidance(8.0), ClassifierFreeGuidance(3.0), AdaptiveGuidance(5.0, threshold=2.0)):
         ours, plain = sampled(Interval(rule)), sampled(rule)

@@ -101,6 +101,17 @@ def test_a_gradient_goes_through_two_steps(rule, size):
     assert along == pytest.approx((ends[0] - ends[1]).item() / 2e-6, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("size", [1, 2])
+def test_equal_predictions_have_a_gradient(rule, size):
+    """As the empty prompt in a batch has them."""
+    cond, uncond, latents = predictions((size, 4, 8, 8))
+    uncond[0] = cond[0]
+    cond.requires_grad_(), uncond.requires_grad_()
+    guided, _ = rule.guide(cond, uncond, latents, step("v_prediction", 1))
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad((guided * latents).sum(), [cond, uncond]))
+
+
 EQUIVARIANT = [
     ClassifierFreeGuidance(6.0, guidance_rescale=0.7),
     AdaptiveProjectedGuidance(6.0, norm_threshold=0),

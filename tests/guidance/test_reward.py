@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,18 @@ def test_a_saved_reward_is_read_by_transformers_and_back(clip, tmp_path):
         **{key: getattr(processor, key) for key in ("size", "crop_size", "image_mean", "image_std")},
     )  # fmt: skip
     assert reward(tensor, PROMPTS).detach() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_option_stands_in_place_of_what_the_file_says_and_the_rest_stays(clip, tmp_path):
+    reward = ClipReward(*clip, image_mean=(0.1, 0.2, 0.3), image_std=(0.5, 0.6, 0.7))
+    reward.save_pretrained(tmp_path)
+    made = reward.preparation
+    for options, wanted in (
+        ({"crop": False}, replace(made, size=(64, 64), crop=None)),
+        ({"image_mean": (0.5, 0.5, 0.5)}, replace(made, mean=(0.5, 0.5, 0.5))),
+        ({"image_std": (0.4, 0.4, 0.4), "image_size": 64}, replace(made, std=(0.4, 0.4, 0.4))),
+    ):
+        assert ClipReward.from_pretrained(tmp_path, **options).preparation == wanted
 
 
 def test_squeezed_images_and_the_older_form_of_the_file(clip, tmp_path):

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from scipy import stats
 from world import Latent, sample, start, steps
 
-from diffguide.guidance import ClassifierFreeGuidance, Rescale, RewardGuidance
+from diffguide.guidance import ClassifierFreeGuidance, Correction, Rescale, RewardGuidance
 
 BOUNDS = {"kl": 0.3, "hellinger": 0.1, "js": 0.1, "tv": 0.2, "fisher": 2.0}
 
@@ -51,3 +52,35 @@ def test_a_bound_on_the_prediction_itself():
         after = RewardGuidance(Latent(), 50.0, inner, kl=0.2).guide(cond, uncond, z, step)[0].double()
         delta = step.kernel[0] * ((after - before) * step.denoised[1]).flatten(1).norm(dim=1) / step.kernel[1]
         assert torch.allclose(delta**2 / 2, torch.tensor(0.2, dtype=torch.float64), rtol=1e-3)
+
+
+class Tripled(Correction):
+    """Of a user's own, at the place that corrections have."""
+
+    def correct(self, guided, cond, latents, step):
+        return cond + 3 * (guided - cond)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_no_correction_of_ones_own_comes_after_the_bound(order):
+    makers = [lambda rule: RewardGuidance(Latent(), 50.0, rule, kl=0.01), Tripled]
+    step, z, cond, uncond = steps("epsilon")[2], start(), start(seed=1), start(seed=2)
+    rule = ClassifierFreeGuidance(4.0)
+    before = Tripled(rule).guide(cond, uncond, z, step)[0].double()
+    for place in order:
+        rule = makers[place](rule)
+    after = rule.guide(cond, uncond, z, step)[0].double()
+    delta = step.kernel[0] * ((after - before) * step.denoised[1]).flatten(1).norm(dim=1) / step.kernel[1]
+    assert torch.allclose(delta**2 / 2, torch.tensor(0.01, dtype=torch.float64), rtol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"kl": 0.01}, {"weight": "noise"}, {"weight": "signal", "fisher": 0.5}], ids=repr)
+def test_samples_at_levels_of_their_own_are_what_each_is_alone(options):
+    first, second = steps("v_prediction")[1], steps("v_prediction")[3]
+    names, z, rule = ("denoised", "noise", "kernel"), start(), RewardGuidance(Latent(), 0.4, **options)
+    pairs = {name: tuple(map(torch.tensor, zip(getattr(first, name), getattr(second, name)))) for name in names}
+    cond = start(seed=1)
+    together = rule.guide_cond(cond, z, replace(first, numbers={}, **pairs))
+    for k, step in enumerate((first, second)):
+        alone = rule.guide_cond(cond[k : k + 1], z[k : k + 1], replace(step, numbers={}))
+        assert torch.allclose(together[k : k + 1], alone, atol=1e-5)

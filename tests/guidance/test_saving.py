@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from diffguide.guidance import (
@@ -11,6 +12,7 @@ from diffguide.guidance import (
     Interval,
     NormMatching,
     RatioAwareAdaptiveGuidance,
+    Renorm,
     Rescale,
     Scheduled,
 )
@@ -99,3 +101,34 @@ def test_a_device_is_not_read(tmp_path):
     (tmp_path / "guidance_config.json").symlink_to("/dev/zero")
     with pytest.raises(ValueError, match="is no file"):
         Guidance.from_pretrained(tmp_path)
+
+
+class Mixed(Guidance):
+    """One rule made of two, with numbers of its own under a name that calibrated ones have, too."""
+
+    def __init__(self, first, second, coefficients=(1.0, 2.0)):
+        super().__init__(3.0)
+        self.first, self.second, self.coefficients = first, second, coefficients
+
+
+def test_rules_inside_a_rule_of_ones_own_come_back(tmp_path):
+    rule = Mixed(ClassifierFreeGuidance(3.0), Rescale(RatioAwareAdaptiveGuidance(4.0)), [0.5, 1.5])
+    rule.save_pretrained(tmp_path)
+    assert repr(Mixed.from_pretrained(tmp_path)) == repr(rule)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rule: Interval(rule, np.float32(0.25), np.float32(0.5)),
+        lambda rule: Interval(rule, low=np.float32(0.25), high=np.float64(4)),
+        lambda rule: Rescale(rule, np.float32(0.5)),
+        lambda rule: EnergyPreserving(rule, (np.int64(45), np.float32(55))),
+        lambda rule: Renorm(rule, np.float32(0.5), dim=np.int64(-1)),
+        lambda rule: NormMatching(rule, dim=np.int64(1)),
+    ],
+)
+def test_numbers_of_numpy_are_written(make, tmp_path):
+    rule = make(ClassifierFreeGuidance(np.float32(4.0)))
+    rule.save_pretrained(tmp_path)
+    assert repr(Guidance.from_pretrained(tmp_path)) == repr(rule)

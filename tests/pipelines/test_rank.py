@@ -208,6 +208,8 @@ def test_the_state_of_another_search_is_not_gone_on_with(rank, capsys):
     assert rank("1\n1\n", "--rounds", "1") == 0
     assert rank("", "--rounds", "1", "--resume", "--seed", "5") == 2
     assert "is of a search with another seed" in capsys.readouterr().err
+    assert rank("", "--rounds", "1", "--resume", "--height", "128") == 2
+    assert "is of a search with another height" in capsys.readouterr().err
     Path("out/state.safetensors").write_bytes(b"nothing")
     assert rank("", "--resume") == 2
     assert "is damaged" in capsys.readouterr().err
