@@ -148,7 +148,9 @@ def _recover(accelerator: Accelerator, checkpoint: Path) -> None:
 def _save(accelerator: Accelerator, checkpoint: Path) -> None:
     """Replace the checkpoint by renaming, so that a kill leaves the old one or the new one."""
     fresh, old = checkpoint.with_name(TEMPORARY), checkpoint.with_name(OLD)
+    fresh.mkdir(parents=True, exist_ok=True)  # by each: all write into it
     accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(old, ignore_errors=True)
         if checkpoint.exists():

@@ -1,0 +1,75 @@
+"""The loop of the distillation in several processes, and where a kill may leave its checkpoint."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAINER = Path(__file__).parents[2] / "examples" / "train_lcd"
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+import torch
+from accelerate import Accelerator
+from loop import run
+
+class Student(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(4))
+        self.trained = [self.weight]
+    def forward(self, x):
+        return (self.weight * x).sum()
+    def average(self, decay): pass
+    def state_dict_of_average(self): return {"weight": self.weight.detach().clone()}
+    def load_average(self, state): pass
+    def save(self, folder): pass
+
+accelerator, student, proxy = Accelerator(cpu=True), Student(), torch.nn.Linear(4, 1, bias=False)
+torch.nn.init.ones_(proxy.weight)
+
+def step(forward, generator):
+    x, y = torch.randn(2, 4, generator=generator)
+    return forward(x) + 10 * proxy(y).sum() ** 2, {}
+
+output = Path(sys.argv[2])
+args = SimpleNamespace(
+    steps=int(sys.argv[3]), warmup=1, decay=0.1, learning_rate=0.1, weight_decay=0.0, output=output, log_every=1,
+    seed=0, max_grad_norm=1.0, ema=0.9, save_minutes=0 if accelerator.process_index else 1e9,
+)
+run(accelerator, student, step, args, proxy, 0.1)
+weights = student.weight.tolist() + proxy.weight.flatten().tolist()
+(output / f"weights{accelerator.process_index}.json").write_text(json.dumps(weights))
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    def run(output, steps, processes):
+        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
+        words = [sys.executable, *launch, script, TRAINER, output, steps]
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return [json.loads((output / f"weights{rank}.json").read_text()) for rank in range(processes)]
+
+    return run
+
+
+@pytest.mark.slow
+def test_processes_keep_the_same_weights_and_save_together(train, tmp_path):
+    """Whose clocks disagree: one would save at every step, the main one only at the end."""
+    first, second = train(tmp_path / "run", 8, 2)
+    assert first == second
+    assert len({round(weight, 3) for weight in first}) > 2
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "run" / "checkpoint.old")  # a kill between the two names
+    first, second = train(tmp_path / "run", 12, 2)
+    assert first == second
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
