@@ -79,15 +79,15 @@ def measure_reference(
 ) -> dict[str, Reference]:
     """What the reference is to each network of the distances among `metrics`, by the networks' names.
 
-    From its statistics, from the cache, or from a pass over its images. UserError: bad images, or statistics of another
-    network, weights or resize.
+    From its statistics, from the cache, or from a pass over its images. Statistics that a file has beside its images
+    are what FID takes, as they may be of more images. UserError: bad images, or statistics of another network, weights
+    or resize where there are no images.
     """
     distances = [name for name in metrics if METRICS[name].kind == "distance"]
     used = dict.fromkeys(map(networks.of, distances))
     with_features = {networks.of(name) for name in distances if "features" in METRICS[name].needs}
-    known = {name: Reference(side.statistics) for name in used if side.statistics and name not in with_features}
-    for network in known:
-        check_fits(side, extractors[network])
+    stated = {network: side.statistics for network in used if _states(side, extractors[network])}
+    known = {name: Reference(statistics) for name, statistics in stated.items() if name not in with_features}
     files: dict[str, Path] = {}
     if side.name is not None:
         for network in used:
@@ -105,11 +105,24 @@ def measure_reference(
         keep = [*with_features, *files]
         done = run_pass(side.images, missing, keep=keep, batch_size=batch_size, progress=bar.update)
     for network, extractor in missing.items():
-        statistics = done.moments[network].statistics(*identity_of(extractor))
+        statistics = stated.get(network) or done.moments[network].statistics(*identity_of(extractor))
         known[network] = Reference(statistics, done.features.get(network))
         if network in files:
             keep_features(files[network], done.features[network])
     return known
+
+
+def _states(side: ReferenceSide, extractor: FeatureExtractor) -> bool:
+    """Whether the reference has statistics of this network. UserError: it has those of another, and no images."""
+    if side.statistics is None:
+        return False
+    try:
+        check_fits(side, extractor)
+    except UserError:
+        if side.images is None:
+            raise
+        return False
+    return True
 
 
 def check_fits(side: ReferenceSide, extractor: FeatureExtractor) -> None:

@@ -55,7 +55,8 @@ def make_plan(
         prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models. A
             list is kept in the folder of the run, one prompt a line.
         reference: images, a statistics file or an embedded set; None: "emoji" for embedded models.
-        metrics: of `columns.CHOICES`; None: fid where there is a reference, and what shows burning.
+        metrics: of `columns.CHOICES`; None: fid and the reward where there are such, and what shows
+            burning.
         options: further fields of `plan.Plan`.
 
     Raises:
@@ -64,7 +65,9 @@ def make_plan(
     model_kind(model)
     row = EMBEDDED.get(model)
     reference = reference or (EMOJI if row else None)
-    metrics = _usual(row is not None, reference is not None) if metrics is None else list(map(check_column, metrics))
+    if metrics is None:
+        metrics = _usual(row is not None, reference is not None, bool(options.get("reward")))
+    metrics = list(map(check_column, metrics))
     few = [name for name in metrics if num_images < METRICS[name].fewest]
     if few:
         raise UserError(f"{few[0]} needs {METRICS[few[0]].fewest} images of each cell at least, not {num_images}")
@@ -177,5 +180,6 @@ def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
     return results
 
 
-def _usual(embedded: bool, reference: bool) -> list[str]:
-    return ["fid"] * reference + ["clip_score"] * embedded + ["clipping", "saturation", "contrast"]
+def _usual(embedded: bool, reference: bool, reward: bool) -> list[str]:
+    burning = ["clipping", "saturation", "contrast"]
+    return ["fid"] * reference + ["clip_score"] * embedded + ["reward"] * reward + burning

@@ -15,7 +15,7 @@ from .against import ReferenceSide, check_fits, check_needs, identity_of, measur
 from .features import FeatureExtractor
 from .frechet import shortage
 from .images import Images, summary
-from .metric_functions import Context, Measured, Reference
+from .metric_functions import Context, Measured, Reference, check_classifier
 from .metrics import METRICS, check_metrics
 from .networks import Networks
 from .passes import BATCH_SIZE, Pass, progress_bar, run_pass
@@ -102,12 +102,16 @@ def evaluate_images(
         metrics = default_metrics(side, prompts is not None, rewarded, baseline is not None)
     metrics = check_metrics(metrics)
     check_needs(metrics, side, reward is not None or networks.reward is not None, baseline is not None)
+    if networks.resize and "inception" not in map(networks.of, metrics):
+        raise UserError(f"none of the metrics is by inception, whose resize {networks.resize!r} was chosen")
     single = [name for name in metrics if METRICS[name].kind == "image"]
     extractors = networks.load([name for name in metrics if name not in single])
     if side is not None and side.images is None:  # before the time for the images is spent
         for name in metrics:
             if METRICS[name].kind == "distance":
                 check_fits(side, extractors[networks.of(name)])
+    if "is" in metrics:
+        check_classifier(extractors[networks.of("is")])
     seen_by: dict[str, Any] = {**networks.load(single)}
     context = Context(
         prompts=prompts,
@@ -160,7 +164,10 @@ def _add_score(
 
 
 def _all_pixels(images: Images) -> Tensor:
+    images.check_order("the images to compare with")
     parts = [group for batch in images.batches(BATCH_SIZE) for group in batch.groups()]
+    if images.bad:
+        raise UserError(f"{images.label}: {summary(images.bad)}, which cannot be left out of a baseline")
     if len({part.shape[1:] for part in parts}) > 1:
         raise UserError(f"{images.label}: the images of a baseline must be of one size")
     pixels = torch.cat(parts)

@@ -22,7 +22,9 @@ from .prompts import PROMPTS
 from .store import Store, Unit
 
 PER_IMAGE = "per_image.npz"
-FILES = ("plan.json", "environment.json", PROMPTS, "results.csv", "results.json", PER_IMAGE, "report.html")
+FILES = ("environment.json", PROMPTS, "results.csv", "results.json", PER_IMAGE, "report.html", "plan.json")
+"""The last one says what the folder is: without it nothing here would be removed."""
+
 FOLDERS = ("cells", "seconds")
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,6 +67,15 @@ class Images:
     convert: bool = False
     skip_bad: bool = False
     bad: list[Bad] = field(default_factory=list)
+
+    def check_order(self, what: str) -> None:
+        """UserError: these images do not come by their names, so that nothing can be paired with them by its place."""
+        names = getattr(self.source, "images", None)
+        if isinstance(names, list) and any(second < first for first, second in pairwise(names)):
+            raise UserError(
+                f"the images of {self.label} are not in the order of their names, in which {what} go with them: "
+                "pack it sorted (tar --sort=name), or give a folder"
+            )
 
     def batches(self, size: int, threads: int = THREADS) -> Iterator[Batch]:
         """The images, `size` at a time. Decoding goes on in threads while the caller is at work.

@@ -72,7 +72,10 @@ def make_measures(
 
 def _of_image(name: str, context: Context) -> Measure:
     def measure(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return METRICS[name].compute(images, replace(context, prompts=prompts))
+        values = METRICS[name].compute(images, replace(context, prompts=prompts))
+        if not values.isfinite().all():
+            raise UserError(f"{name} is not finite for an image of {prompts[0]!r}")
+        return values
 
     return measure
 

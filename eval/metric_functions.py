@@ -94,12 +94,17 @@ def inception_score(features: Tensor, extractor: Any) -> Measured:
     """From the logits of the network's last layer. UserError: its weights lack it."""
     from . import kernels
 
+    check_classifier(extractor)
+    return Measured(*kernels.inception_score(features @ extractor.classifier.to(features).T))
+
+
+def check_classifier(extractor: Any) -> None:
+    """UserError: the weights lack the last layer."""
     if extractor.classifier is None:
         raise UserError(
             "the Inception Score needs the network's last layer, which these weights lack: give torch-fidelity's or "
             "pytorch-fid's checkpoint with --inception PATH"
         )
-    return Measured(*kernels.inception_score(features @ extractor.classifier.to(features).T))
 
 
 def saturation(images: Tensor, context: Context) -> Tensor:
@@ -127,7 +132,7 @@ def clip_score(images: Tensor, context: Context) -> Tensor:
     """100 max(cos(image, prompt), 0)."""
     from torch.nn.functional import cosine_similarity
 
-    image, text = context.clip(images), context.clip.embed_text(context.prompts)
+    image, text = context.clip.embed_middle(images), context.clip.embed_text(context.prompts)
     return 100 * cosine_similarity(image, text).clamp(min=0)
 
 

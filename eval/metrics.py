@@ -110,7 +110,7 @@ METRICS: dict[str, Metric] = {
     "clip_score": Metric(
         "image",
         "higher",
-        "100 max(cos(image, prompt), 0)",
+        "100 max(cos(image, prompt), 0), of the middle square of an image",
         "arXiv 2104.08718",
         how.clip_score,
         "clip",

@@ -70,11 +70,15 @@ class Networks:
         """What `load_extractor` calls the network of a metric, "" for none."""
         row = METRICS[metric]
         if row.any_extractor and self.extractor:
-            return self.extractor
+            return self.named(self.extractor)
         if metric == "reward":
             return f"reward:{self.reward}" if self.reward else ""
-        chosen = {"clip": self.clip, "dinov2": self.dinov2}.get(row.extractor)
-        return f"{row.extractor}:{chosen}" if chosen else row.extractor
+        return self.named(row.extractor)
+
+    def named(self, network: str) -> str:
+        """A network that was asked for by its kind alone, with the model that was chosen for it."""
+        chosen = {"clip": self.clip, "dinov2": self.dinov2}.get(network)
+        return f"{network}:{chosen}" if chosen else network
 
     def load(self, metrics: Sequence[str]) -> dict[str, FeatureExtractor]:
         """The extractors of these metrics, each once, by what `load_extractor` calls them. UserError as it."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffguide.pipelines.errors import UserError
 
 from .features import Extractor, FeatureExtractor
-from .images import Batch, Images
+from .images import Batch, Images, summary
 from .metric_functions import Context
 from .metrics import METRICS
 from .statistics import Moments
@@ -60,12 +60,18 @@ def run_pass(
         progress: called with the number of images of each batch.
 
     Raises:
-        UserError: bad images (see `Images`), fewer than prompts or baseline images, or features that are not finite.
+        UserError: bad images (see `Images`), not as many as prompts or baseline images or not in their order, or
+            features or values that are not finite.
     """
     context = context or Context()
     kept: dict[str, list[Tensor]] = {name: [] for name in extractors if keep is True or (keep and name in keep)}
     values: dict[str, list[Tensor]] = {name: [] for name in metrics}
     result = Pass(moments={name: Moments() for name in extractors})
+    paired = {name: len(given) for name in ("prompts", "baseline") if (given := getattr(context, name)) is not None}
+    for name, count in paired.items():
+        images.check_order(name)
+        if images.count not in (None, count):
+            raise _unpaired(name, count, images.count, images.label)
     for batch, found in _embedded(images.batches(batch_size), extractors):
         for name, extractor in extractors.items():
             features = found[name]
@@ -75,17 +81,24 @@ def run_pass(
             result.moments[name].update(features)
             if name in kept:
                 kept[name].append(features.cpu())
+        if images.bad and paired:
+            what = " and ".join(paired)
+            raise UserError(f"{images.label}: {summary(images.bad)}, which cannot be left out where images have {what}")
         if metrics:
             _measure(batch, metrics, context, result.n, values)
         result.n += len(batch)
         if progress:
             progress(len(batch))
-    for name, count in (("prompts", context.prompts), ("baseline", context.baseline)):
-        if count is not None and len(count) != result.n:
-            raise UserError(f"{len(count)} {name} for {result.n} images of {images.label}: they must be as many")
+    for name, count in paired.items():
+        if count != result.n:
+            raise _unpaired(name, count, result.n, images.label)
     result.features = {name: torch.cat(parts) for name, parts in kept.items()}
     result.values = {name: torch.cat(parts) for name, parts in values.items()}
     return result
+
+
+def _unpaired(name: str, count: int, n: int | None, label: str) -> UserError:
+    return UserError(f"{count} {name} for {n} images of {label}: they must be as many")
 
 
 def _embedded(
@@ -147,7 +160,10 @@ def _measure(
             for need in METRICS[name].needs:
                 if getattr(part, need) is None or (need == "prompts" and len(part.prompts or ()) < size):
                     raise UserError(f"{name} needs {need}: there are none for {batch.names[0]!r}")
-            values[name].append(METRICS[name].compute(pixels, part).float().cpu())
+            found = METRICS[name].compute(pixels, part).float().cpu()
+            if not found.isfinite().all():
+                raise UserError(f"{name} is not finite for an image from {batch.names[0]!r} on")
+            values[name].append(found)
 
 
 def progress_bar(total: int | None, label: str) -> Any:

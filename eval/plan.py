@@ -177,8 +177,15 @@ class Plan:
         known = [name for name in self.files if self.cells == other.cells or name in other.files]
         return next((name for name in known if other.files.get(name) != self.files[name]), None)
 
+    def _full_grid(self) -> set[Cell]:
+        """The cells of every rule at all scales, steps and schedulers that any has."""
+        names = ("guidance", "guidance_scale", "steps", "scheduler")
+        return {Cell(*values) for values in product(*({getattr(cell, name) for cell in self.cells} for name in names))}
+
     def command(self) -> str:
-        """The command line that this plan came from, but for where its output went."""
+        """The command line that this plan came from, but for where its output went; "" where it makes other cells."""
+        if set(self.cells) != self._full_grid():
+            return ""
         values: dict[str, Iterable[Any]] = {
             "guidance": self.guidances,
             "guidance-scale": dict.fromkeys(format_value(cell.guidance_scale) for cell in self.cells),

@@ -92,9 +92,10 @@ def method(results: Results) -> str:
     ]
     rows = {"model": results["model"], "n": n, **_flat(environment)}
     listed = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in rows.items())
+    command = f"<h3>Command</h3><pre>{escape(results['command'])}</pre>" if results["command"] else ""
     return (
         f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul><h3>Metrics</h3><dl>{definitions}</dl>"
-        f"<h3>Environment</h3><dl>{listed}</dl><h3>Command</h3><pre>{escape(results['command'])}</pre>\n"
+        f"<h3>Environment</h3><dl>{listed}</dl>{command}\n"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.files import check_file
 
 from .networks import Networks, check_extractor
 from .options import add_network_options, add_reading_options, make_networks
@@ -51,10 +52,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output).expanduser()
     if output.suffix != ".npz":
         raise UserError(f"the output must be an .npz file, not {args.output!r}")
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {str(output.parent)!r}")
-    if output.exists() and (output.is_dir() or not args.overwrite):
-        raise UserError(f"{args.output!r} exists: --overwrite replaces a file")
+    check_file(output, "the statistics", "--output", args.overwrite)
     networks = make_networks(args)
 
     from .images import summary
@@ -89,7 +87,7 @@ def image_statistics(
     Args:
         images, convert, skip_bad: see `sources.open_images`.
         extractor: which network, as `features.load_extractor` calls it.
-        networks: its resize, checkpoint, device and dtype; None: its own.
+        networks: its resize, checkpoint or model, device and dtype; None: its own.
         batch_size: images a step.
 
     Raises:
@@ -101,7 +99,9 @@ def image_statistics(
     from .sources import open_images
 
     source = open_images(images, convert, skip_bad)
-    network = (networks or Networks()).load_one(extractor)
+    networks = networks or Networks()
+    extractor = networks.named(extractor)
+    network = networks.load_one(extractor)
     with progress_bar(source.count, "images") as bar:
         done = run_pass(source, {extractor: network}, keep=False, batch_size=batch_size, progress=bar.update)
     return done.moments[extractor].statistics(network.name, network.weights_hash, network.resize)

@@ -50,13 +50,19 @@ class _Clip(nn.Module):
 
 
 class ClipExtractor(Extractor):
-    """The image tower as an extractor, and beside it the text tower, in float32 on the CPU's or GPU's side of it."""
+    """The image tower as an extractor, which squeezes images, as CMMD has it; beside it the text tower."""
 
     def __init__(self, model: Any, tokenizer: Any, **options: Any):
         super().__init__(network=_Clip(model), **options)
         self.tokenizer = tokenizer
         self._text = model.text_model.eval().requires_grad_(False).to(self.device, self.dtype)
         self._text_projection = model.text_projection.requires_grad_(False).to(self.device, self.dtype)
+
+    def embed_middle(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> (N, dim) float32, of the middle square of each, as CLIP itself has it."""
+        side = min(images.shape[2:])
+        top, left = ((length - side) // 2 for length in images.shape[2:])
+        return self(images[..., top : top + side, left : left + side])
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Tensor:

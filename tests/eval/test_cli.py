@@ -187,7 +187,7 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("evaluate pictures --resize claen", "did you mean 'clean'?"),
         ("evaluate pictures --reference emojis", "did you mean 'emoji'?"),
         ("evaluate pictures --metrics ssim", "--baseline IMAGES"),
-        ("stats pictures --output old.npz", "--overwrite replaces"),
+        ("stats pictures --output old.npz", "give --overwrite or another --output"),
         ("list ruls", "did you mean 'rules'?"),
     ],
 )

@@ -95,3 +95,18 @@ def test_evaluations_are_matched_along_steps_and_effective_scale_along_scales():
     assert [(m.baseline, m.cells) for m in by_evaluations] == [(0, ((2, 0.5), (3, 0.5))), (1, ())]
     by_scale = match_effective_scale(cells, [4, 8, 3, 3.5, 7])
     assert [(m.baseline, m.cells) for m in by_scale] == [(0, ((2, 0.75), (4, 0.25))), (1, ())]
+
+
+def test_cells_that_are_no_full_grid_have_no_command_line():
+    from dataclasses import replace
+
+    whole = plan(cells=grid(["cfg", "apg"], [2.0, 8.0], [10]))
+    assert "--guidance-scale 2 8" in whole.command()
+    assert replace(whole, cells=whole.cells[:3]).command() == ""
+
+
+def test_a_reward_that_is_given_is_measured():
+    from diffguide.eval.comparison import make_plan
+
+    assert "reward" in make_plan(["cfg"], reward="clip").metrics
+    assert "reward" not in make_plan(["cfg"]).metrics
