@@ -29,6 +29,8 @@ def rule_on(
     """
     name, given = split_guidance(guidance)
     fitted = {} if given.keys() & {"coefficients", "threshold"} else calibrated_options(name, model, steps, scheduler)
+    if given.get("space", fitted.get("space")) != fitted.get("space"):
+        fitted = {}  # a threshold is that of its space
     return parse_guidance(guidance, guidance_scale, fitted)
 
 

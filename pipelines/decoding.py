@@ -71,12 +71,21 @@ class Decoder:
             vae = self.preview or self.pipe.vae
             if hasattr(self.pipe, "upcast_vae") and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
                 # SDXL's overflows in float16. A copy: tensors that wait for a backward pass must stay as they are.
-                vae = copy.deepcopy(vae).float()
+                vae = self._in_float32(vae)
             self._undo.append(freeze(vae))
             if self.checkpointing and type(vae).__name__ != "AutoencoderTiny" and vae._supports_gradient_checkpointing:
                 self._undo.append(checkpoint(vae))
             self._vae = vae
         return self._vae
+
+    def _in_float32(self, vae: Any) -> Any:
+        """A copy; not of the hook of CPU offload, which holds the other parts of the pipeline."""
+        hook = vars(vae).get("_hf_hook")
+        if hook is None:
+            return copy.deepcopy(vae).float()
+        twin = copy.deepcopy(vae, {id(hook): None})
+        del twin._hf_hook
+        return twin.to(self.pipe._execution_device, torch.float32)
 
     def _unpacked(self, x0: Tensor) -> Tensor:
         """Tokens as a picture of latents; anything else as it is."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from .calls import Arguments
 from .layouts import Layout
 
-SHARED = ("image_rotary_emb", "rotary_embedding", "rotary_emb", "img_ids", "txt_ids")
-"""Positions, the same for all rows whatever their number happens to be."""
+SHARED = ("image_rotary_emb", "rotary_embedding", "rotary_emb", "img_ids", "txt_ids", "ip_adapter_masks")
+"""Positions and masks, the same for all rows whatever their number happens to be."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Halves:
                 return value.chunk(2, dim)[self.index]
             return value[self._half(self.rows)] if value.ndim and value.shape[0] == self.rows else value
         if isinstance(value, dict):
-            return {name: self._take(entry, self._split.get(name, dim)) for name, entry in value.items()}
+            shared = {name: entry for name, entry in value.items() if name in SHARED}
+            return {name: self._take(entry, self._split.get(name, dim)) for name, entry in value.items()} | shared
         if isinstance(value, (tuple, list)):
             return type(value)(self._take(entry, dim) for entry in value)
         return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ import torch
 from diffguide.guidance import Trace
 
 from .batched import BatchedCall
+from .caches import keeps_the_batch
 from .calls import Call
 from .decoding import Decoder
 from .errors import UserError, warn_user
@@ -22,7 +22,7 @@ from .frames import caller
 from .guiders import GuiderRule, as_rule
 from .layouts import Layout
 from .probe import probe
-from .switching import chained_after_step, switched_off, switched_on
+from .switching import call_parameters, chained_after_step, switched_off, switched_on
 from .table import check_rule, layout_of
 from .two_calls import TwoCalls
 
@@ -92,9 +92,13 @@ class GuidanceCallback:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline: its arguments, its result. UserError after `remove()`."""
+        self.check_attached()
+        return self.pipe(*args, **kwargs)
+
+    def check_attached(self) -> None:
+        """UserError: the rule was removed."""
         if type(self.pipe) is not self._guided:
             raise UserError("this rule was removed from its pipeline: call the pipeline, or guide() it again")
-        return self.pipe(*args, **kwargs)
 
     def remove(self) -> None:
         """Detach the rule; the pipeline is bit for bit what it was. Twice does no harm."""
@@ -131,7 +135,7 @@ class GuidanceCallback:
         if self.layout.calls == "unknown":
             self.layout = probe(self.pipe, self._native.__call__, self.layout, self._switch_on(args, kwargs))
         arguments = self._switch_on(args, kwargs)
-        layout = replace(self.layout, whole=self.layout.whole or _cuts_the_batch(self.pipe, self.layout))
+        layout = replace(self.layout, whole=self.layout.whole or keeps_the_batch(self.pipe, self.layout))
         if self._rule.acts_alone:
             layout = replace(layout, calls="single", per_frame=False)
         kind = TwoCalls if layout.calls == "two" else BatchedCall
@@ -175,7 +179,7 @@ class GuidanceCallback:
             arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)
         if not self._rule.acts_after_step:
             return arguments
-        if "callback_on_step_end" not in inspect.signature(self._native.__call__).parameters:
+        if "callback_on_step_end" not in call_parameters(self._native)[1]:
             rule = type(self._rule).__name__
             raise UserError(f"{rule} acts after each step, where {self._native.__name__} has no callback")
 
@@ -193,10 +197,3 @@ class GuidanceCallback:
 
 def _blank(cls: type[Any]) -> Any:
     return object.__new__(cls)
-
-
-def _cuts_the_batch(pipe: Any, layout: Layout) -> bool:
-    """Whether a cache of diffusers (FasterCache) cuts the unconditional half out itself: ours must then stay."""
-    registries = [getattr(getattr(pipe, name, None), "_diffusers_hook", None) for name in layout.denoisers]
-    hooks = [registry.get_hook("faster_cache_denoiser") for registry in registries if registry]
-    return any(hook is not None and not hook.is_guidance_distilled for hook in hooks)

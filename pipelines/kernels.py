@@ -75,10 +75,17 @@ def _next_sigma(scheduler: Any, index: int, levels: Levels) -> Scalar | None:
     sigmas = scheduler.sigmas
     if index + 2 >= len(sigmas):  # whatever little noise the scheduler's table ends with
         return None
+    if type(scheduler).__name__ == "DPMSolverSDEScheduler" and scheduler.state_in_first_order:
+        return between(scheduler, index, levels)
     if type(scheduler).__name__.startswith("KDPM2") and scheduler.state_in_first_order:
         ancestral = "Ancestral" in type(scheduler).__name__  # each of the two has its midpoints in another place
         return levels.at(scheduler.sigmas_interpol, index if ancestral else index + 1)
     return levels.at(sigmas, index + 1)
+
+
+def between(scheduler: Any, index: int, levels: Levels) -> Scalar:
+    """The sigma in the middle of the step from evaluation `index`, where a DPMSolverSDEScheduler makes another."""
+    return (levels.at(scheduler.sigmas, index) * levels.at(scheduler.sigmas, index + 1)) ** 0.5
 
 
 def _next_timestep(scheduler: Any, timestep: int | Tensor) -> int | Tensor | None:

@@ -48,6 +48,7 @@ def load_pipeline(
         cpu_offload: keep on the GPU only the part of the pipeline that is at work (slower, far less memory).
         progress_bar: whether the pipeline shows its own progress bar while it samples.
         **options: further arguments of diffusers' `from_pretrained` or `from_single_file` (variant, revision, ...).
+            With a device_map the pipeline stays where that puts it.
 
     Raises:
         UserError: an unknown name, a folder or file that holds no pipeline, a model that cannot be reached, an unknown
@@ -60,15 +61,19 @@ def load_pipeline(
     where = resolve_device(device)
     if cpu_offload and where.type == "cpu":
         raise UserError("CPU offload needs a GPU to bring the parts to: this pipeline is on the CPU already")
+    if options.get("device_map") is not None and (cpu_offload or device not in (None, "auto")):
+        raise UserError("a device_map places the parts of a pipeline by itself: leave device and cpu_offload out")
     if kind == "embedded" and options:
         raise TypeError(f"an embedded model takes no further arguments: {', '.join(options)}")
     with quiet(progress_bars=kind == "hub"):
         pipe = _load(str(model), kind, dtype, where, options)
         if cpu_offload:
             pipe.enable_model_cpu_offload(device=where)
-        else:
+        elif options.get("device_map") is None:
             pipe.to(where)
     if scheduler is not None:
+        if not hasattr(pipe, "scheduler"):
+            raise UserError(f"{type(pipe).__name__} has no scheduler of that name, but one of its own for each part")
         pipe.scheduler = make_scheduler(scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=not progress_bar)
     return pipe

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffguide.guidance import Step
 from diffguide.guidance.basis import Scalar
 
-from .kernels import Pair, kernel, share_of_angle
+from .kernels import Pair, between, kernel, share_of_angle
 from .levels import Levels, integer, number, numbers, over
 
 
@@ -133,6 +133,8 @@ def _sigma(scheduler: Any, timestep: Any, place: int | None, levels: Levels) -> 
         return share_of_angle(timestep)
     if place is None:
         return None
+    if type(scheduler).__name__ == "DPMSolverSDEScheduler" and not scheduler.state_in_first_order:
+        return between(scheduler, place - 1, levels)
     if type(scheduler).__name__ == "KDPM2DiscreteScheduler" and not scheduler.state_in_first_order:
         return levels.at(scheduler.sigmas_interpol, place)  # its second-order evaluations are made between two sigmas
     return levels.at(scheduler.sigmas, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -43,15 +44,16 @@ class Picture:
 def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     """The rule of a request; None for the pipeline's own guidance.
 
-    Its scale is the one asked for, else the default of the pipeline if that means guidance (more than 1), else the
-    default of the rule. UserError for options that the rule does not take, or a pipeline that no rule can act in.
+    Its scale is the one asked for, else the default of the pipeline if that means guidance, else the default of the
+    rule. UserError for options that the rule does not take, or a pipeline that no rule can act in.
     """
     if request.guidance in NATIVE:
         return None
     scale = request.guidance_scale
     if scale is None:
-        own = _default(pipe, layout_of(pipe).scale)
-        scale = own if isinstance(own, (int, float)) and own > 1 else None
+        layout = layout_of(pipe)
+        own = _default(pipe, layout.scale)
+        scale = own + layout.offset if isinstance(own, (int, float)) and own > layout.off else None
     return rule_on(request.model, request.guidance, scale, request.steps, request.scheduler)
 
 
@@ -69,6 +71,8 @@ def sample(
 
     common, jobs = call_arguments(pipe, rule, request), request.jobs
     made_with, native_scale = versions(), common.get("guidance_scale", _default(pipe, "guidance_scale"))
+    if isinstance(native_scale, (int, float)):
+        native_scale += _offset(pipe)
     scale = native_scale if rule is None or layout_of(pipe).calls == "single" else rule.guidance_scale
     place_rewards(rule, pipe._execution_device)
     handle = None if rule is None else guide(pipe, rule)
@@ -99,7 +103,7 @@ def sample(
                     guidance_scale=scale,
                     steps=common.get("num_inference_steps", _default(pipe, "num_inference_steps")),
                     scheduler=request.scheduler,
-                    scheduler_class=type(pipe.scheduler).__name__,
+                    scheduler_class=type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else "",
                     dtype=str(pipe.dtype).removeprefix("torch."),
                     device=str(pipe._execution_device.type),
                     evaluations=evaluations,
@@ -120,6 +124,8 @@ def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Requ
         "guidance_scale": request.guidance_scale if rule is None or layout_of(pipe).calls == "single" else None,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
+    if "guidance_scale" in given:
+        given["guidance_scale"] -= _offset(pipe)
     accepted = inspect.signature(type(pipe).__call__).parameters
     asked = [*given, "prompt", *(["negative_prompt"] if request.negative_prompt is not None else [])]
     for name in asked:
@@ -137,6 +143,12 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
         output = pipe(**arguments)
     except ValueError as error:
         raise UserError(one_line(error)) from error
+    except (TypeError, AssertionError) as error:
+        where = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if not where & {"set_timesteps", "retrieve_timesteps", "check_inputs"}:
+            raise
+        names = f"{type(pipe).__name__} with {type(pipe.scheduler).__name__}"
+        raise UserError(f"{names} cannot be called so: {one_line(error)}") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
             raise UserError(f"out of memory: try {remedies}") from error
@@ -144,6 +156,15 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
     if not hasattr(output, "images"):
         raise UserError(f"{type(pipe).__name__} makes no pictures")
     return output.images
+
+
+def _offset(pipe: DiffusionPipeline) -> float:
+    """What has to be added to the pipeline's own `guidance_scale` for that of this project, which is w of diffusers."""
+    try:
+        layout = layout_of(pipe)
+    except UserError:  # no rule can act in it: nothing is known of its scale
+        return 0.0
+    return layout.offset if layout.scale == "guidance_scale" else 0.0
 
 
 def _default(pipe: DiffusionPipeline, name: str) -> Any:

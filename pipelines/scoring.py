@@ -24,8 +24,11 @@ _OWN = ("generator", "latents", "num_images_per_prompt", "output_type", "prompt"
 
 
 def pipeline_of(pipe: Any) -> Any:
-    """The pipeline itself, of a pipeline or of what `guide` returns; its rule acts in it."""
-    return pipe.pipe if isinstance(pipe, GuidanceCallback) else pipe
+    """The pipeline itself, of a pipeline or of what `guide` returns; its rule acts in it. UserError: it was removed."""
+    if not isinstance(pipe, GuidanceCallback):
+        return pipe
+    pipe.check_attached()
+    return pipe.pipe
 
 
 def for_prompts(shared: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, Any]:

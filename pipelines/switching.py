@@ -9,6 +9,8 @@ from typing import Any
 from .errors import UserError
 from .layouts import Layout
 
+_FURTHER = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
 
 def switched_on(
     native: type[Any],
@@ -84,10 +86,29 @@ def chained_after_step(after_step: Callable[[Any], Any], arguments: dict[str, An
     return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": tensors}
 
 
+def call_parameters(native: type[Any]) -> tuple[list[str], dict[str, inspect.Parameter]]:
+    """The arguments of a pipeline's `__call__` by their places, and all of them by name.
+
+    Those of a class that hands *args or **kwargs on are those of the class below it as well.
+    """
+    places: list[str] = []
+    known: dict[str, inspect.Parameter] = {}
+    for cls in native.__mro__:
+        if "__call__" not in vars(cls):
+            continue
+        parameters = list(inspect.signature(vars(cls)["__call__"]).parameters.values())[1:]
+        kinds = {parameter.kind for parameter in parameters}
+        own = {each.name: each for each in parameters if each.kind not in _FURTHER}
+        places = places or ([] if inspect.Parameter.VAR_POSITIONAL in kinds else list(own))
+        known = own | known
+        if not kinds & _FURTHER:
+            break
+    return places, known
+
+
 def _by_name(native: type[Any], layout: Layout, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name. UserError for what no rule can act on."""
-    parameters = inspect.signature(native.__call__).parameters
-    names = list(parameters)[1:]
+    names, parameters = call_parameters(native)
     if len(args) > len(names):
         raise TypeError(f"{native.__name__} takes {len(names)} arguments, {len(args)} were given")
     arguments = dict(zip(names, args)) | kwargs

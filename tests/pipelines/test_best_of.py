@@ -144,3 +144,11 @@ def test_search_and_best_of_n_at_equal_cost(pipe):
     search, best_of = torch.tensor(gains).mean(0)
     assert search > 0.03
     assert best_of > 0.03
+
+
+def test_a_rule_that_was_removed_is_not_silently_left_out(pipe):
+    guided = guide(pipe, ClassifierFreeGuidance(3.0))
+    guided.remove()
+    for method in (best_of_n, search_noise):
+        with pytest.raises(UserError, match="this rule was removed from its pipeline"):
+            method(guided, red, "red apple", num_inference_steps=1)

@@ -46,3 +46,10 @@ def test_they_save_evaluations_and_make_the_same_picture_again(rule, most, tmp_p
     from PIL import Image
 
     assert Image.open(picture).tobytes() == Image.open(again).tobytes()
+
+
+def test_a_threshold_is_that_of_its_space():
+    fitted = rule_on("emoji-sd", "ag", 4.0, 20, None)
+    assert rule_on("emoji-sd", f"ag:space={fitted.space}", 4.0, 20, None).threshold == fitted.threshold
+    other = rule_on("emoji-sd", "ag:space=noise", 4.0, 20, None)
+    assert (other.threshold, other.space) == (0.991, "noise")

@@ -6,7 +6,7 @@ import pytest
 import tiny_parts as parts
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline
+from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from tiny import FAMILIES, sd
 from tiny_family import PROMPTS, seeded
 from torch import Tensor
@@ -178,3 +178,32 @@ def test_a_cutoff_callback_ends_guidance_as_it_does_without_a_rule() -> None:
     with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
         assert torch.equal(family.run(guided, **options), native)
     assert len(guided.trace) == 2
+
+
+class Handing(StableDiffusionPipeline):
+    """A user's own class, which hands on what it is given."""
+
+    def __call__(self, *args: Any, loud: bool = False, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+
+class Stepping(ClassifierFreeGuidance):
+    def after_step(self, latents: Tensor, step: Any) -> Tensor:
+        return latents
+
+
+def test_a_class_that_hands_its_arguments_on() -> None:
+    family = BY_NAME["sd"]
+    pipe = Handing(**family.build().components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"output_type": "latent", "num_inference_steps": 3}
+
+    def run(call: Any, *args: Any, **more: Any) -> Tensor:
+        return call(*args, **options, **more, generator=torch.Generator().manual_seed(0)).images
+
+    native = run(pipe, PROMPTS[0], guidance_scale=5.0)
+    for rule in (ClassifierFreeGuidance(5.0), Stepping(5.0)):
+        with guide(pipe, rule) as guided:
+            assert torch.equal(run(guided, PROMPTS[0]), native)
+            assert torch.equal(run(pipe, PROMPTS[0], loud=True), native)
+            assert torch.equal(run(guided, prompt=PROMPTS[0]), native)

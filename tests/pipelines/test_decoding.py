@@ -1,10 +1,13 @@
 """Images from x0 inside a call, against the pictures that the pipeline itself makes of the same latents."""
 
+import copy
 from typing import Any
 
 import pytest
 import tiny_parts as parts
 import torch
+from accelerate import cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
 from families_unet import FAMILIES as UNETS
 from tiny import FAMILIES as TABLE
 from tiny import sd, sdxl
@@ -13,6 +16,7 @@ from tiny_single import SINGLE, Looking
 from torch import Tensor
 
 from diffguide.pipelines import guide
+from diffguide.pipelines.decoding import Decoder
 from diffguide.pipelines.freezing import CHECKPOINTING
 
 IMAGES = {
@@ -163,3 +167,17 @@ def test_frames_are_no_images(name: str) -> None:
     with guide(family.build(), rule) as guided:
         family.run(guided, steps=1)
     assert rule.steps[0].decode is None
+
+
+def test_the_copy_in_single_precision_has_none_of_the_other_parts() -> None:
+    """Under CPU offload the decoder's hook holds the part that was at work before it."""
+    _, hook = cpu_offload_with_hook(torch.nn.Linear(2, 2), "cpu")
+    vae = parts.kl_vae().half()
+    cpu_offload_with_hook(vae, "cpu", prev_module_hook=hook)
+    pipe = sdxl(vae=parts.kl_vae())
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    twin = Decoder(pipe)._in_float32(vae)
+    assert "_hf_hook" in vars(vae)
+    assert "_hf_hook" not in vars(twin)
+    expected = copy.deepcopy(remove_hook_from_module(vae)).float().decode(latents, return_dict=False)[0]
+    assert torch.equal(twin.decode(latents, return_dict=False)[0], expected)

@@ -12,7 +12,7 @@ from diffusers import (
 from tiny import FAMILIES
 from torch import Tensor
 
-from diffguide.guidance import ClassifierFreeGuidance
+from diffguide.guidance import ClassifierFreeGuidance, Interval
 from diffguide.pipelines import guide
 
 SD = next(family for family in FAMILIES if family.name == "sd")
@@ -83,3 +83,23 @@ def test_ip_adapter(scale: float) -> None:
         ours = SD.run(guided, **both)
         assert guided.trace.evaluations == (8 if scale > 1 else 4)
     torch.testing.assert_close(ours, native, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_masks_of_two_ip_adapters(listed: bool) -> None:
+    """As many as a batch of one picture has rows, which they are not."""
+    pipe = SD.build()
+    weights = [ip_adapter(pipe.unet), ip_adapter(pipe.unet)]
+    pipe.unet._load_ip_adapter_weights(weights, low_cpu_mem_usage=False)
+    embedding = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(1))
+    both = torch.cat([torch.zeros_like(embedding), embedding])
+    masks = torch.zeros(2, 1, 32, 32)
+    masks[0, ..., :16], masks[1, ..., 16:] = 1, 1
+    given: Any = {"ip_adapter_masks": [masks[:1], masks[1:]] if listed else masks}
+    options = {"ip_adapter_image_embeds": [both, both], "cross_attention_kwargs": given}
+    native = SD.run_native(pipe, 5.0, **options)
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        torch.testing.assert_close(SD.run(guided, **options), native, rtol=0, atol=1e-5)
+        guided.guidance = Interval(ClassifierFreeGuidance(5.0), stop=0.5)
+        assert SD.run(guided, **options).isfinite().all()
+        assert guided.trace.evaluations == 6

@@ -1,5 +1,7 @@
 """A rule beside other hooks on the denoiser: offloading, and the caches of diffusers."""
 
+import copy
+
 import pytest
 import tiny_parts as parts
 import torch
@@ -7,10 +9,11 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from diffusers import FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.hooks import apply_faster_cache
+from families import BATCHED
 from tiny import FAMILIES, wan
 from tiny_family import seeded
 
-from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
+from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Interval
 from diffguide.pipelines import guide
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -112,3 +115,33 @@ def test_a_cache_that_cuts_the_batch_itself() -> None:
         guided.guidance = ClassifierFreeGuidance(1.0)
         assert family.run(guided, prompts=2, steps=6).isfinite().all()
         assert guided.trace.evaluations == 12  # nothing can be left out
+
+
+BROADCAST = {
+    f"{kind}_attention_{what}": value
+    for kind in ("spatial", "temporal", "cross")
+    for what, value in {"block_skip_range": 2, "timestep_skip_range": (-1, 1001)}.items()
+}
+
+
+@pytest.mark.parametrize("name", ["ltx", "cogvideox"])
+@pytest.mark.parametrize("cache", ["first-block", "broadcast"])
+def test_a_cache_of_a_batched_denoiser_sees_all_rows(name: str, cache: str) -> None:
+    """It would add a residual of as many rows as there were at an earlier step."""
+    family = {family.name: family for family in BATCHED}[name]
+    pipe = family.build()
+    block = pipe.transformer.transformer_blocks[0]
+    pipe.transformer.transformer_blocks = torch.nn.ModuleList([copy.deepcopy(block) for _ in range(4)])
+    config = FirstBlockCacheConfig(threshold=10.0)
+    if cache == "broadcast":
+        clock = {"current_timestep_callback": lambda: float(pipe._current_timestep)}
+        config = PyramidAttentionBroadcastConfig(**BROADCAST, **clock)
+    pipe.transformer.enable_cache(config)
+    for prompts in (1, 2):
+        native = family.run_native(pipe, 5.0, prompts=prompts)
+        for rule in (Interval(ClassifierFreeGuidance(5.0), stop=0.5), Interval(ClassifierFreeGuidance(5.0), start=0.5)):
+            with guide(pipe, rule) as guided:
+                assert family.run(guided, prompts=prompts).isfinite().all()
+                assert guided.trace.evaluations == 2 * len(guided.trace)
+                guided.guidance = ClassifierFreeGuidance(5.0)
+                torch.testing.assert_close(family.run(guided, prompts=prompts), native, rtol=0, atol=1e-5)

@@ -252,3 +252,12 @@ def test_a_trained_model_draws_what_it_is_told(trained, tmp_path):
         red, green, blue = (sum(band.tobytes()) for band in image.convert("RGB").split())
     assert red > 1.15 * green
     assert red > 1.15 * blue
+
+
+def test_a_scheduler_that_the_pipeline_cannot_call_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["red apple", "--model", "emoji-lcm", "--guidance", "native", "--scheduler", "euler"]
+    assert generate(*words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "LatentConsistencyModelPipeline with EulerDiscreteScheduler cannot be called so" in error

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from diffguide.pipelines import load_pipeline
 from diffguide.pipelines.devices import check_device, check_dtype, resolve_dtype
@@ -36,3 +37,15 @@ def test_dtypes():
     assert resolve_dtype(None, cpu, transformer=True) is torch.float32
     assert resolve_dtype("auto", cuda, transformer=True) is torch.bfloat16
     assert resolve_dtype("auto", cuda, transformer=False) is torch.float16
+
+
+def test_a_device_map_is_left_as_it_is(tiny_sd, monkeypatch):
+    for options in ({"device": "cpu"}, {"device": "auto", "cpu_offload": True}):
+        with pytest.raises(UserError, match=r"a device_map places|needs a GPU"):
+            load_pipeline(tiny_sd, device_map="balanced", **options)
+    moved = []
+    monkeypatch.setattr(DiffusionPipeline, "to", lambda pipe, *args, **kwargs: moved.append(args) or pipe)
+    load_pipeline(tiny_sd, device_map="cpu")
+    assert moved == []  # diffusers refuses it where the parts are on several devices
+    load_pipeline(tiny_sd)
+    assert len(moved) == 1

@@ -8,6 +8,7 @@ from diffusers import (
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSDEScheduler,
     DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -32,6 +33,11 @@ def lms(prediction: str) -> LMSDiscreteScheduler:
     return LMSDiscreteScheduler(**BETAS, prediction_type=prediction)
 
 
+def dpm_sde(prediction: str) -> DPMSolverSDEScheduler:
+    pytest.importorskip("torchsde")
+    return DPMSolverSDEScheduler(**BETAS, prediction_type=prediction, noise_sampler_seed=3)
+
+
 DIFFUSION: dict[str, Callable[[str], Any]] = {
     "ddim": ddim,
     "ddpm": of(DDPMScheduler, clip_sample=False, steps_offset=1),
@@ -51,6 +57,7 @@ DIFFUSION: dict[str, Callable[[str], Any]] = {
     "kdpm2": of(KDPM2DiscreteScheduler),
     "kdpm2-a": of(KDPM2AncestralDiscreteScheduler),
     "deis": of(DEISMultistepScheduler),
+    "dpm-sde": dpm_sde,
 }
 
 FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
