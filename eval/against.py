@@ -86,7 +86,7 @@ def measure_reference(
     distances = [name for name in metrics if METRICS[name].kind == "distance"]
     used = dict.fromkeys(map(networks.of, distances))
     with_features = {networks.of(name) for name in distances if "features" in METRICS[name].needs}
-    stated = {network: side.statistics for network in used if _states(side, extractors[network])}
+    stated = {name: own for name in used if (own := _stated(side, extractors[name])) is not None}
     known = {name: Reference(statistics) for name, statistics in stated.items() if name not in with_features}
     files: dict[str, Path] = {}
     if side.name is not None:
@@ -112,17 +112,16 @@ def measure_reference(
     return known
 
 
-def _states(side: ReferenceSide, extractor: FeatureExtractor) -> bool:
-    """Whether the reference has statistics of this network. UserError: it has those of another, and no images."""
-    if side.statistics is None:
-        return False
+def _stated(side: ReferenceSide, extractor: FeatureExtractor) -> Statistics | None:
+    """The statistics that the reference states, if they are of this network. UserError: neither they nor images are."""
     try:
-        check_fits(side, extractor)
+        if side.statistics is not None:
+            check_fits(side, extractor)
     except UserError:
         if side.images is None:
             raise
-        return False
-    return True
+        return None
+    return side.statistics
 
 
 def check_fits(side: ReferenceSide, extractor: FeatureExtractor) -> None:

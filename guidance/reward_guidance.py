@@ -148,7 +148,7 @@ class RewardGuidance(Modifier):
             return guided
         ascent = Ascent(self.ascent_steps, self.line_search)
         length = per_sample(self.strength * self._factor(step), latents)
-        radius = None if region is None or region.radius is None else per_sample(region.radius, latents)
+        radius = None if region is None else region.radius_of(latents)
         with gradients():
             a, b = (ordinary(per_sample(scalar, latents)) for scalar in (a, b))
             z = precise(latents.detach().clone())

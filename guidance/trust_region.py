@@ -61,12 +61,12 @@ class Region:
     unit: float
     closed: bool
 
-    @property
-    def radius(self) -> Tensor | None:
-        """The largest L2 norm of a move of x0; None without a bound."""
+    def radius_of(self, like: Tensor) -> Tensor | None:
+        """The largest L2 norm of a move of x0, as it multiplies samples `like` (B, ...); None without a bound."""
         if self.reach is None:
             return None
-        return INSIDE * self.unit * self.reach * (self.s if self.kind.by_noise else 1.0) * self.s / self.a
+        radius = INSIDE * self.unit * self.reach * (self.s if self.kind.by_noise else 1.0) * self.s / self.a
+        return radius.view(-1, *[1] * (like.ndim - 1))
 
     def divergence(self, norm: Tensor) -> Tensor:
         """That of a move of x0 of this L2 norm."""
