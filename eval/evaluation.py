@@ -164,7 +164,7 @@ def _add_score(
 
 
 def _all_pixels(images: Images) -> Tensor:
-    images.check_order("the images to compare with")
+    images.check_order("others")
     parts = [group for batch in images.batches(BATCH_SIZE) for group in batch.groups()]
     if images.bad:
         raise UserError(f"{images.label}: {summary(images.bad)}, which cannot be left out of a baseline")

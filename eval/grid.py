@@ -12,6 +12,7 @@ from typing import Any
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.metadata import versions
 from diffguide.pipelines.quiet import once
+from diffguide.pipelines.sampling import scheduler_class
 
 from .files import read_json, write_json
 from .growth import obstacle, plan_of
@@ -80,7 +81,7 @@ def environment(pipe: Any, networks: Mapping[str, Any]) -> dict[str, Any]:
         "device": name,
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "pipeline": type(pipe).__name__,
-        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler": scheduler_class(pipe),
     }
     for network, extractor in networks.items():
         about = ", ".join(f"{name} {getattr(extractor, name)}" for name in ("dim", "resize", "weights_hash"))

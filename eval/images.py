@@ -73,8 +73,8 @@ class Images:
         names = getattr(self.source, "images", None)
         if isinstance(names, list) and any(second < first for first, second in pairwise(names)):
             raise UserError(
-                f"the images of {self.label} are not in the order of their names, in which {what} go with them: "
-                "pack it sorted (tar --sort=name), or give a folder"
+                f"the images of {self.label} are not in the order of their names, so that they cannot be paired with "
+                f"{what}: pack them by their whole names, or give a folder"
             )
 
     def batches(self, size: int, threads: int = THREADS) -> Iterator[Batch]:

@@ -74,7 +74,8 @@ def _of_image(name: str, context: Context) -> Measure:
     def measure(images: Tensor, prompts: Sequence[str]) -> Tensor:
         values = METRICS[name].compute(images, replace(context, prompts=prompts))
         if not values.isfinite().all():
-            raise UserError(f"{name} is not finite for an image of {prompts[0]!r}")
+            first = int((~values.isfinite()).nonzero()[0])
+            raise UserError(f"{name} is not finite for an image of {prompts[first]!r}")
         return values
 
     return measure

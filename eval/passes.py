@@ -69,7 +69,7 @@ def run_pass(
     result = Pass(moments={name: Moments() for name in extractors})
     paired = {name: len(given) for name in ("prompts", "baseline") if (given := getattr(context, name)) is not None}
     for name, count in paired.items():
-        images.check_order(name)
+        images.check_order(f"the {name}")
         if images.count not in (None, count):
             raise _unpaired(name, count, images.count, images.label)
     for batch, found in _embedded(images.batches(batch_size), extractors):

@@ -184,7 +184,8 @@ class Plan:
 
     def command(self) -> str:
         """The command line that this plan came from, but for where its output went; "" where it makes other cells."""
-        if set(self.cells) != self._full_grid():
+        schedulers = {cell.scheduler for cell in self.cells}
+        if set(self.cells) != self._full_grid() or (None in schedulers and len(schedulers) > 1):
             return ""
         values: dict[str, Iterable[Any]] = {
             "guidance": self.guidances,

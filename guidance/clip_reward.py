@@ -180,4 +180,10 @@ def _changed(stated: Preparation, made: Preparation, given: Collection[str]) -> 
     """The preparation that a model states, but for the options given, which are as in another one."""
     stated = replace(stated, mean=made.mean) if "image_mean" in given else stated
     stated = replace(stated, std=made.std) if "image_std" in given else stated
-    return replace(stated, size=made.size, crop=made.crop) if {"image_size", "crop"} & set(given) else stated
+    if "crop" in given:
+        return replace(stated, size=made.size, crop=made.crop)
+    if "image_size" in given:
+        side = made.side
+        squeezed = stated.crop is None and side is not None
+        return replace(stated, size=(side, side) if squeezed else side, crop=None if squeezed else side)
+    return stated

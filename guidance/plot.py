@@ -67,7 +67,7 @@ def _draw(axes: Any, steps: list[int], values: Tensor, style: str, meaning: str)
 
 def _shade(axes: Any, trace: Trace) -> None:
     """Grey where the unconditional evaluation was left out, so that there is nothing to measure."""
-    label = "no unconditional evaluation"
+    label = "without unconditional prediction"
     for step, record in enumerate(trace):
         if record.evaluations == 1 or record.cosine.isnan().all():
             axes.axvspan(step - 0.5, step + 0.5, color="0.9", linewidth=0, zorder=0, label=label)

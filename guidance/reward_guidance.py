@@ -67,7 +67,7 @@ class RewardGuidance(Modifier):
             Default 0 and 1. An `Interval` around leaves out both the reward and the rule.
         weight: factor on the strength by noise level: "constant" (default, 1), "noise", the share of noise in the model
             input, in [0, 1] (Universal Guidance's sqrt(1 - alpha-bar)), "signal", that of x0, or a function of the
-            share of noise, a number or a tensor of no dimension.
+            share of noise, a number or a tensor of no dimension or (B,).
         through_denoiser: the gradient with respect to the model input, by one more evaluation of the denoiser a step:
             the reward's times the Jacobian of x0, which in an exact denoiser is the covariance of x0 given the model
             input, up to a factor, so that the move stays among likely images. Default False.

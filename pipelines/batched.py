@@ -24,6 +24,7 @@ from .errors import UserError
 from .evaluating import evaluated
 from .halves import Halves
 from .regions import inside, latents_in, region, watch_latents
+from .switching import call_parameters
 
 ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond"), "single": ("cond",)}
 
@@ -169,7 +170,7 @@ class BatchedCall(Call):
     def third_scale(self) -> float:
         """The pipeline's own scale of the image axis."""
         name = self.layout.third_scale
-        default = inspect.signature(type(self.pipe).__call__).parameters[name].default
+        default = call_parameters(type(self.pipe))[1][name].default
         return self.arguments.get(name, default)
 
     def abandon(self) -> None:

@@ -81,11 +81,11 @@ class Decoder:
     def _in_float32(self, vae: Any) -> Any:
         """A copy; not of the hook of CPU offload, which holds the other parts of the pipeline."""
         hook = vars(vae).get("_hf_hook")
-        if hook is None:
+        if hook is None or any(parameter.is_meta for parameter in vae.parameters()):  # one at a time, by its own hooks
             return copy.deepcopy(vae).float()
         twin = copy.deepcopy(vae, {id(hook): None})
         del twin._hf_hook
-        return twin.to(self.pipe._execution_device, torch.float32)
+        return twin.float().to(self.pipe._execution_device)
 
     def _unpacked(self, x0: Tensor) -> Tensor:
         """Tokens as a picture of latents; anything else as it is."""

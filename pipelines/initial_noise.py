@@ -14,6 +14,7 @@ from torch import Tensor
 from .errors import UserError
 from .sampling import call_pipeline
 from .scoring import for_prompts, pipeline_of
+from .switching import call_parameters
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def initial_noise(pipe: Any, prompt: str, seed: int, shared: Mapping[str, Any]) 
     """
     native = pipeline_of(pipe)
     name, prepare = type(native).__name__, getattr(native, "prepare_latents", None)
-    own = inspect.signature(type(native).__call__).parameters
+    own = call_parameters(type(native))[1]
     if "latents" not in own or prepare is None or "latents" not in inspect.signature(prepare).parameters:
         raise UserError(f"{name} takes no latents: its initial noise cannot be chosen")
     generator = torch.Generator("cpu").manual_seed(seed)

@@ -73,7 +73,7 @@ def load_pipeline(
             pipe.to(where)
     if scheduler is not None:
         if not hasattr(pipe, "scheduler"):
-            raise UserError(f"{type(pipe).__name__} has no scheduler of that name, but one of its own for each part")
+            raise UserError(f"{type(pipe).__name__} has no scheduler that could be replaced: its parts have their own")
         pipe.scheduler = make_scheduler(scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=not progress_bar)
     return pipe

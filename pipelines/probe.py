@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from .calls import predictions_of
 from .errors import UserError
 from .layouts import Layout
+from .switching import call_parameters
 
 SCALES = ("true_cfg_scale", "guidance_scale")  # where a class has both, the second is an input of its model
 PROBED_AT = 3.0
@@ -44,7 +44,7 @@ def unknown_layout(pipe: Any) -> Layout:
     name = type(pipe).__name__
     scale = None
     if isinstance(pipe, DiffusionPipeline):
-        parameters = signature(type(pipe).__call__).parameters
+        parameters = call_parameters(type(pipe))[1]
         scale = next((scale for scale in SCALES if scale in parameters), None)
     if scale is None:
         raise UserError(f"{name} is not a pipeline whose guidance is known, and its call takes no guidance_scale")

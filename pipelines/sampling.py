@@ -15,6 +15,7 @@ from .errors import UserError, one_line
 from .metadata import Settings, versions
 from .request import Request
 from .rules import NATIVE, modifier_values, option_values, place_rewards, rule_name
+from .switching import call_parameters
 from .table import layout_of
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def sample(
                     guidance_scale=scale,
                     steps=common.get("num_inference_steps", _default(pipe, "num_inference_steps")),
                     scheduler=request.scheduler,
-                    scheduler_class=type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else "",
+                    scheduler_class=scheduler_class(pipe),
                     dtype=str(pipe.dtype).removeprefix("torch."),
                     device=str(pipe._execution_device.type),
                     evaluations=evaluations,
@@ -125,8 +126,13 @@ def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Requ
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     if "guidance_scale" in given:
-        given["guidance_scale"] -= _offset(pipe)
-    accepted = inspect.signature(type(pipe).__call__).parameters
+        given["guidance_scale"] -= (offset := _offset(pipe))
+        if offset and given["guidance_scale"] <= layout_of(pipe).off < request.guidance_scale:
+            raise UserError(
+                f"{type(pipe).__name__} has no guidance of its own at a scale of {request.guidance_scale:g}: use a "
+                f"rule, or a scale above {layout_of(pipe).off + offset:g}"
+            )
+    accepted = call_parameters(type(pipe))[1]
     asked = [*given, "prompt", *(["negative_prompt"] if request.negative_prompt is not None else [])]
     for name in asked:
         if name not in accepted:
@@ -147,7 +153,7 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
         where = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         if not where & {"set_timesteps", "retrieve_timesteps", "check_inputs"}:
             raise
-        names = f"{type(pipe).__name__} with {type(pipe.scheduler).__name__}"
+        names = " with ".join(filter(None, [type(pipe).__name__, scheduler_class(pipe)]))
         raise UserError(f"{names} cannot be called so: {one_line(error)}") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
@@ -158,8 +164,16 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
     return output.images
 
 
+def scheduler_class(pipe: Any) -> str:
+    """The name of the scheduler's class; "" where each part of the pipeline has its own."""
+    return type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else ""
+
+
 def _offset(pipe: DiffusionPipeline) -> float:
-    """What has to be added to the pipeline's own `guidance_scale` for that of this project, which is w of diffusers."""
+    """What has to be added to the pipeline's own `guidance_scale` for that of this project, which is w of diffusers.
+
+    0 for a class that is not in the table, as its first call has yet to show.
+    """
     try:
         layout = layout_of(pipe)
     except UserError:  # no rule can act in it: nothing is known of its scale
@@ -169,7 +183,7 @@ def _offset(pipe: DiffusionPipeline) -> float:
 
 def _default(pipe: DiffusionPipeline, name: str) -> Any:
     """The default of an argument of the pipeline; None if it has none."""
-    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+    parameter = call_parameters(type(pipe))[1].get(name)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import UserError
 from .layouts import Layout
 
+_PLACED = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 _FURTHER = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
@@ -92,6 +93,7 @@ def call_parameters(native: type[Any]) -> tuple[list[str], dict[str, inspect.Par
     Those of a class that hands *args or **kwargs on are those of the class below it as well.
     """
     places: list[str] = []
+    handed = True
     known: dict[str, inspect.Parameter] = {}
     for cls in native.__mro__:
         if "__call__" not in vars(cls):
@@ -99,7 +101,9 @@ def call_parameters(native: type[Any]) -> tuple[list[str], dict[str, inspect.Par
         parameters = list(inspect.signature(vars(cls)["__call__"]).parameters.values())[1:]
         kinds = {parameter.kind for parameter in parameters}
         own = {each.name: each for each in parameters if each.kind not in _FURTHER}
-        places = places or ([] if inspect.Parameter.VAR_POSITIONAL in kinds else list(own))
+        if handed:
+            places += [each.name for each in own.values() if each.kind in _PLACED and each.name not in places]
+        handed = handed and inspect.Parameter.VAR_POSITIONAL in kinds
         known = own | known
         if not kinds & _FURTHER:
             break

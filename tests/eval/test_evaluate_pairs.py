@@ -26,7 +26,9 @@ def test_a_tar_file_in_an_order_of_its_own_is_paired_with_nothing(pictures, tiny
     prompts, asked = ["red apple", "green pear", "blue car"], ["clip_score"]
     values = [evaluate_images(s, None, asked, prompts=prompts, networks=networks)[asked[0]] for s in (folder, ordered)]
     assert values[0] == values[1]
-    with pytest.raises(UserError, match="tar' are not in the order of their names, in which prompts go with"):
+    with pytest.raises(
+        UserError, match="not in the order of their names, so that they cannot be paired with the prompts"
+    ):
         evaluate_images(turned, None, asked, prompts=prompts, networks=networks)
     for images, baseline in ((turned, folder), (folder, turned)):
         with pytest.raises(UserError, match="not in the order of their names"):

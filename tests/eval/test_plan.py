@@ -103,6 +103,7 @@ def test_cells_that_are_no_full_grid_have_no_command_line():
     whole = plan(cells=grid(["cfg", "apg"], [2.0, 8.0], [10]))
     assert "--guidance-scale 2 8" in whole.command()
     assert replace(whole, cells=whole.cells[:3]).command() == ""
+    assert plan(cells=grid(["cfg"], [2.0], [10], [None, "euler"])).command() == ""  # its own has no name
 
 
 def test_a_reward_that_is_given_is_measured():

@@ -86,6 +86,9 @@ def test_an_option_stands_in_place_of_what_the_file_says_and_the_rest_stays(clip
         ({"image_std": (0.4, 0.4, 0.4), "image_size": 64}, replace(made, std=(0.4, 0.4, 0.4))),
     ):
         assert ClipReward.from_pretrained(tmp_path, **options).preparation == wanted
+    ClipReward(*clip, crop=False).save_pretrained(tmp_path)
+    squeezed = ClipReward.from_pretrained(tmp_path).preparation
+    assert ClipReward.from_pretrained(tmp_path, image_size=64).preparation == squeezed
 
 
 def test_squeezed_images_and_the_older_form_of_the_file(clip, tmp_path):

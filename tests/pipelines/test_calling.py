@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance
 from diffguide.pipelines import guide
+from diffguide.pipelines.initial_noise import initial_noise
 
 BY_NAME = {family.name: family for family in FAMILIES}
 TWO_CALLS = ["flux", "qwen"]
@@ -187,6 +188,12 @@ class Handing(StableDiffusionPipeline):
         return super().__call__(*args, **kwargs)
 
 
+class Moded(StableDiffusionPipeline):
+    def __call__(self, mode: str, *args: Any, **kwargs: Any) -> Any:
+        assert mode == "fast"
+        return super().__call__(*args, **kwargs)
+
+
 class Stepping(ClassifierFreeGuidance):
     def after_step(self, latents: Tensor, step: Any) -> Tensor:
         return latents
@@ -207,3 +214,8 @@ def test_a_class_that_hands_its_arguments_on() -> None:
             assert torch.equal(run(guided, PROMPTS[0]), native)
             assert torch.equal(run(pipe, PROMPTS[0], loud=True), native)
             assert torch.equal(run(guided, prompt=PROMPTS[0]), native)
+    assert initial_noise(pipe, PROMPTS[0], 0, {"num_inference_steps": 1}).noise.ndim == 3
+    pipe = Moded(**pipe.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        assert torch.equal(run(guided, "fast", PROMPTS[0]), native)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffguide.guidance import ClassifierFreeGuidance
 from diffguide.pipelines import guide
+from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.request import Request
 from diffguide.pipelines.sampling import call_arguments, make_rule
 
@@ -35,6 +36,13 @@ def test_the_default_of_the_pipeline_is_the_same_guidance_under_a_rule() -> None
     native = KANDINSKY.run_native(pipe, own)
     with guide(pipe, rule) as guided:
         torch.testing.assert_close(KANDINSKY.run(guided), native, rtol=0, atol=1e-4)
+
+
+def test_a_scale_at_which_the_pipeline_has_no_guidance_is_not_taken_for_none() -> None:
+    pipe = KANDINSKY.build()
+    assert call_arguments(pipe, None, request("native", 1.0))["guidance_scale"] == 0
+    with pytest.raises(UserError, match="no guidance of its own at a scale of 2: use a rule, or a scale above 2"):
+        call_arguments(pipe, None, request("native", 2.0))
 
 
 @pytest.mark.parametrize("scale", [4.0, 6.5])
