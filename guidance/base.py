@@ -125,11 +125,12 @@ class Guidance:
         For rules on tensors: in units of b an update is the same in both spaces, guided = cond + update. b: a number,
         or a tensor that multiplies one (B, ...). out: memory for x, which is used unless x is `cond` itself.
         """
-        a, b = (per_sample(scalar, cond) for scalar in self.mapping(step))
+        a, b = self.mapping(step)
+        if isinstance(a, float) and isinstance(b, float):
+            return (cond if a == 0 else torch.add(cond, precise(latents), alpha=a / b, out=out)), b
+        a, b = per_sample(a, cond), per_sample(b, cond)
         if isinstance(a, float) and a == 0:
             return cond, b
-        if isinstance(a, float) and isinstance(b, float):
-            return torch.add(cond, precise(latents), alpha=a / b, out=out), b
         return torch.addcmul(cond, precise(latents), torch.as_tensor(a / b, device=cond.device), out=out), b
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:

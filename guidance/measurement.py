@@ -70,14 +70,23 @@ class _OfTensors(Measurement):
         self.cond, self.difference, self.guided = cond, difference, guided
 
     def numbers(self) -> dict[str, Tensor]:
-        cond, difference = precise(self.cond), precise(self.difference)
-        move = precise(self.guided) - cond
-        numbers = _products(cond, difference)
-        numbers |= {"gd": numbers["cd"] + inner(move, difference).flatten(), "update": squared_norm(move).flatten()}
-        return numbers
+        return _of_tensors(self.cond, self.difference, self.guided)
 
     def corrected(self, guided: Tensor) -> Measurement:
         return _OfTensors(self.cond, self.difference, guided)
+
+
+class _Corrected(Measurement):
+    """As `_OfTensors`, with a difference that is taken only when the numbers are asked for."""
+
+    def __init__(self, before: _OfScale, guided: Tensor):
+        self.before, self.guided = before, guided
+
+    def numbers(self) -> dict[str, Tensor]:
+        return _of_tensors(self.before.cond, self.before.difference, self.guided)
+
+    def corrected(self, guided: Tensor) -> Measurement:
+        return _Corrected(self.before, guided)
 
 
 class _OfMove(Measurement):
@@ -112,7 +121,13 @@ class _OfScale(Measurement):
         return numbers
 
     def corrected(self, guided: Tensor) -> Measurement:
-        return _OfTensors(self.cond, self.difference, guided)
+        return _Corrected(self, guided)
+
+
+def _of_tensors(cond: Tensor, difference: Tensor, guided: Tensor) -> dict[str, Tensor]:
+    c, d = precise(cond), precise(difference)
+    move, numbers = precise(guided) - c, _products(c, d)
+    return numbers | {"gd": numbers["cd"] + inner(move, d).flatten(), "update": squared_norm(move).flatten()}
 
 
 def _products(cond: Tensor, difference: Tensor) -> dict[str, Tensor]:

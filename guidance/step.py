@@ -69,8 +69,9 @@ class Step:
 
     def to_space(self, space: str) -> tuple[Scalar, Scalar]:
         """(a, b) with `space = a z + b prediction`; ValueError for a space that this step does not have."""
-        known = {"prediction": (0.0, 1.0), "denoised": self.denoised, "noise": self.noise}
-        pair = known.get(space)
+        if space == "prediction":
+            return 0.0, 1.0
+        pair = {"denoised": self.denoised, "noise": self.noise}.get(space)
         if pair is None:
             raise ValueError(
                 f"this scheduler gives no way from its {self.prediction} prediction to the {space} space; "
