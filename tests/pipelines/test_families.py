@@ -34,8 +34,16 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture
-def pipe(family: Family) -> Iterator[Any]:
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+def silent() -> Iterator[None]:
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(before)
+
+
+@pytest.fixture
+def pipe(family: Family, silent: None) -> Iterator[Any]:
     try:
         pipe = family.build()
     except (ImportError, AttributeError) as error:
