@@ -183,7 +183,7 @@ def _changed(stated: Preparation, made: Preparation, given: Collection[str]) -> 
     if "crop" in given:
         return replace(stated, size=made.size, crop=made.crop)
     if "image_size" in given:
-        side = made.side
-        squeezed = stated.crop is None and side is not None
-        return replace(stated, size=(side, side) if squeezed else side, crop=None if squeezed else side)
+        side = made.crop
+        assert side is not None  # without `crop` it is made with a crop
+        return replace(stated, size=(side, side)) if stated.crop is None else replace(stated, size=side, crop=side)
     return stated

@@ -126,11 +126,12 @@ def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Requ
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     if "guidance_scale" in given:
-        given["guidance_scale"] -= (offset := _offset(pipe))
-        if offset and given["guidance_scale"] <= layout_of(pipe).off < request.guidance_scale:
+        scale, offset = float(given["guidance_scale"]), _offset(pipe)
+        given["guidance_scale"] = scale - offset
+        if offset and scale - offset <= layout_of(pipe).off < scale:
             raise UserError(
-                f"{type(pipe).__name__} has no guidance of its own at a scale of {request.guidance_scale:g}: use a "
-                f"rule, or a scale above {layout_of(pipe).off + offset:g}"
+                f"{type(pipe).__name__} has no guidance of its own at a scale of {scale:g}: use a rule, or a scale "
+                f"above {layout_of(pipe).off + offset:g}"
             )
     accepted = call_parameters(type(pipe))[1]
     asked = [*given, "prompt", *(["negative_prompt"] if request.negative_prompt is not None else [])]
