@@ -55,8 +55,7 @@ def make_plan(
         prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models. A
             list is kept in the folder of the run, one prompt a line.
         reference: images, a statistics file or an embedded set; None: "emoji" for embedded models.
-        metrics: of `columns.CHOICES`; None: fid and the reward where there are such, and what shows
-            burning.
+        metrics: of `columns.CHOICES`; None: fid and the reward where there are such, and what shows burning.
         options: further fields of `plan.Plan`.
 
     Raises:
