@@ -94,8 +94,12 @@ def check_embedded(name: str) -> EmbeddedModel:
 
 def assemble(name: str, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline called `name` on the CPU, its weights in `dtype`. UserError as `check_embedded`."""
+    import torch
+
     model = check_embedded(name)
     pipe = _BUILDERS[model.class_name](MODELS / name, dtype)
+    for part in _CONVOLUTIONAL & set(pipe.components):
+        pipe.components[part].to(memory_format=torch.channels_last)
     pipe.register_to_config(_name_or_path=name)
     return pipe
 
@@ -177,5 +181,6 @@ _BUILDERS = {
     "StableDiffusion3Pipeline": _stable_diffusion_3,
     "LatentConsistencyModelPipeline": _latent_consistency,
 }
+_CONVOLUTIONAL = {"unet", "vae"}  # faster with the channels last
 _GUIDANCE_EMBEDDING = 256  # what emoji-lcm was distilled with
 _FLOW_STATES = 40  # what emoji-flow was trained with: 20 text states, and as many zeros

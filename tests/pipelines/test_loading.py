@@ -29,6 +29,28 @@ def test_embedded_models_make_pictures_of_64_pixels(embedded, name, cls):
     assert image.size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"), {"emoji-sd": ["unet", "vae"], "emoji-lcm": ["unet", "vae"], "emoji-flow": ["vae"]}.items()
+)
+def test_convolutions_of_embedded_models_have_the_channels_last(trained, name, parts):
+    pipe = load_pipeline(name, device="cpu")
+    for part in parts:
+        kernels = [weight for weight in pipe.components[part].parameters() if weight.ndim == 4]
+        assert kernels
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+
+
+def test_a_saved_copy_of_an_embedded_model_makes_the_same_picture(embedded, tmp_path):
+    def picture(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        return torch.from_numpy(pipe("red apple", num_inference_steps=2, generator=generator, output_type="np").images)
+
+    pipe = load_pipeline("emoji-sd", device="cpu")
+    pipe.save_pretrained(tmp_path)
+    torch.testing.assert_close(picture(load_pipeline(tmp_path, device="cpu")), picture(pipe), rtol=0, atol=1e-4)
+
+
 def test_the_flow_model_has_one_text_tower_in_both_places_and_prompts_of_20_tokens(embedded):
     pipe = load_pipeline("emoji-flow", device="cpu")
     assert pipe.text_encoder is pipe.text_encoder_2
