@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from .files import write_file
 from .store import Store, Unit
 
 Files = dict[str, bytes]
+_PATIENCE = timedelta(days=1)
 
 
 class Processes:
@@ -19,8 +21,10 @@ class Processes:
     def __init__(self, device: str):
         from accelerate import PartialState
 
-        # gloo for the CPU; a CPU asked for by name must not be taken for a GPU that is there.
-        self._state = PartialState(cpu=device == "cpu" or None) if self.launched() > 1 else None
+        # gloo for the CPU; a CPU asked for by name must not be taken for a GPU that is there. The others wait while the
+        # first one measures a reference set or computes results: for longer than the 10 minutes that are usual.
+        alone = self.launched() < 2
+        self._state = None if alone else PartialState(cpu=device == "cpu" or None, timeout=_PATIENCE)
 
     @staticmethod
     def launched() -> int:

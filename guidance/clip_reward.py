@@ -139,6 +139,7 @@ class ClipReward(Reward):
             wanted = (len(images), vision.num_channels, vision.image_size, vision.image_size)
             if images.shape != wanted:
                 raise ValueError(f"reward {self.name!r} takes latents {wanted}, not {tuple(images.shape)}")
+        images = images.to(self.device)
         pixels = images if self.space == "latent" else self.preparation(images)
         return F.normalize(precise(self._image_features(pixels.to(self.device, self.dtype))), dim=1)
 

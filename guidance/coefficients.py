@@ -145,7 +145,7 @@ class Trajectories:
         """Take in the predictions of a batch under plain guidance, (B, ...) for each step."""
         cond, uncond = list(cond), list(uncond)
         samples = len(cond[0])
-        vectors = torch.stack([tensor.flatten().double().cpu() for tensor in (*cond, *uncond)])
+        vectors = torch.stack([tensor.flatten().cpu().double() for tensor in (*cond, *uncond)])
         if len(vectors) != 2 * self.steps:
             raise ValueError(f"{self.steps} steps need as many predictions of both kinds, not {len(vectors)} in all")
         self.gram += vectors @ vectors.T

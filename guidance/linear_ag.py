@@ -72,8 +72,8 @@ class LinearAdaptiveGuidance(Guidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Plain guidance; both predictions are remembered."""
         c, u = precise(cond), precise(uncond)
-        step.state.setdefault("cond", []).append(c)
-        step.state.setdefault("uncond", []).append(u)
+        step.state.setdefault("cond", []).append(_kept(cond))
+        step.state.setdefault("uncond", []).append(_kept(uncond))
         return self._guided(c, u, cond.dtype)
 
     def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
@@ -81,7 +81,7 @@ class LinearAdaptiveGuidance(Guidance):
         if self.guidance_scale == 1:
             return cond
         c = precise(cond)
-        step.state["cond"].append(c)
+        step.state["cond"].append(_kept(cond))
         a, b = self.coefficients.rows[step.index]
         estimate = torch.zeros_like(c)
         for coefficient, tensor in zip([*a, *b], [*step.state["cond"], *step.state["uncond"]], strict=True):
@@ -94,3 +94,8 @@ class LinearAdaptiveGuidance(Guidance):
         difference = c - u
         guided = torch.add(u, difference, alpha=self.guidance_scale)
         return guided.to(dtype), Measurement.of_tensors(c, difference, guided)
+
+
+def _kept(prediction: Tensor) -> Tensor:
+    """A copy: the memory of a prediction is the denoiser's, which writes to it again if it runs as a CUDA graph."""
+    return precise(prediction.clone() if precise(prediction) is prediction else prediction)

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .tensors import on_device
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SPACES = ("image", "latent")
 
@@ -51,7 +56,13 @@ class Reward:
                 f"reward {self.name!r} gave scores without gradient: declare it with differentiable=False, "
                 "or compute it by torch on the images it is given"
             )
-        return scores.to(images.device)
+        return on_device(scores, images.device)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move `self.model`, if there is one, as `torch.nn.Module.to`."""
+        if isinstance(model := getattr(self, "model", None), torch.nn.Module):
+            model.to(*args, **kwargs)
+        return self
 
     def _check_images(self, images: Tensor) -> None:
         fits = isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
@@ -93,7 +104,7 @@ class CallableReward(Reward):
         """What the function gives; numbers, lists and arrays become a tensor. ValueError: NaN or infinite."""
         found = self.function(images, prompts) if self._takes_prompts else self.function(images)
         try:
-            scores = found if isinstance(found, Tensor) else torch.as_tensor(found, device=images.device)
+            scores = found if isinstance(found, Tensor) else torch.as_tensor(found)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"reward {self.name!r} must give numbers, not {type(found).__name__}") from error
         scores = scores if scores.is_floating_point() else scores.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from .base import finite
 from .files import read_json
 from .reward import Reward, as_reward
 from .tensors import precise
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 COMBINATIONS = ("mean", "worst", "uncertainty")
 
@@ -98,12 +101,19 @@ class RewardEnsemble(Reward):
                     reward(images[i : i + batch_size], None if prompts is None else prompts[i : i + batch_size])
                     for i in range(0, len(images), batch_size)
                 ]
-            values = torch.cat(parts).double()
+            values = torch.cat(parts).cpu().double()
             mean, std = float(values.mean()), float(values.std())
             if not 0 < std < float("inf"):
                 raise ValueError(f"reward {reward.name!r} cannot be scaled: its deviation over the images is {std}")
             scales.append((mean, std))
         self.scales = scales
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the models of the rewards that have any, as `torch.nn.Module.to`."""
+        for reward in self.rewards:
+            if hasattr(reward, "to"):
+                reward.to(*args, **kwargs)
+        return self
 
     def save_scales(self, path: str | Path) -> None:
         """Write what `calibrate` found to a JSON file. ValueError: it was not called."""

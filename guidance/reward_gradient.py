@@ -54,7 +54,7 @@ def scored(reward: Any, step: Step, dtype: torch.dtype) -> Callable[[Tensor], Te
         found = reward(seen, prompts)
         if torch.is_grad_enabled() and not found.requires_grad:
             raise ValueError(f"reward {reward.name!r} gave a score without gradient: take the best of n pictures by it")
-        return precise(found)
+        return precise(found).to(x0.device)  # a pipeline may be spread over several
 
     return score
 

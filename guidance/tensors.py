@@ -28,6 +28,11 @@ def restored(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor if tensor.dtype == like.dtype else tensor.to(like.dtype)
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; in float32 where that has no float64, as Apple's GPUs."""
+    return tensor.to(device, torch.float32 if device.type == "mps" and tensor.dtype == torch.float64 else tensor.dtype)
+
+
 def per_sample(scalar: Tensor | float, like: Tensor) -> Tensor | float:
     """A number, or one per sample (B,) or (B, 1, ...), as it multiplies a tensor (B, ...)."""
     if isinstance(scalar, Tensor) and scalar.ndim == 1:
@@ -74,7 +79,7 @@ def _batched(tensors: tuple[Tensor, ...], pairs: tuple[tuple[int, int], ...]) ->
     """The inner product of each pair of the tensors, given by their places, (B, 1, ...)."""
     like, rows = tensors[0], [tensor.flatten(1) for tensor in tensors]
     shape = (-1, *[1] * (like.ndim - 1))
-    large = LARGE if len(tensors) > 1 else 4 * LARGE  # `vecdot` writes the products out
+    large = LARGE if len(tensors) > 1 else 4 * LARGE  # `_by_row` writes the products out
     if like.is_cpu and like.shape[1:].numel() >= large:
         samples = [row.unbind() for row in rows]
         dots = [x.dot(y) for i, j in pairs for x, y in zip(samples[i], samples[j])]
@@ -83,10 +88,10 @@ def _batched(tensors: tuple[Tensor, ...], pairs: tuple[tuple[int, int], ...]) ->
 
 
 def _by_row(first: Tensor, second: Tensor) -> Tensor:
-    """(B,); no matrix product, which on some devices may be allowed to round to TF32."""
+    """(B,); no matrix product, which may be allowed to round to TF32, nor `vecdot`, which autocast makes imprecise."""
     if first is second:
         return torch.linalg.vector_norm(first, dim=1).square()
-    return torch.linalg.vecdot(first, second)
+    return (first * second).sum(1)
 
 
 def variation(tensor: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ class Call:
             self.decoder.close()
         while self.undo:
             self.undo.pop()()
+        self.step = Step()  # which refers to this call: tensors would wait for the collector of such circles
 
     def inactive(self) -> str:
         """The message for a pipeline that makes no unconditional prediction."""

@@ -72,6 +72,7 @@ class Decoder:
             if hasattr(self.pipe, "upcast_vae") and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
                 # SDXL's overflows in float16. A copy: tensors that wait for a backward pass must stay as they are.
                 vae = self._in_float32(vae)
+            self._undo.append(_alone(vae))
             self._undo.append(freeze(vae))
             if self.checkpointing and type(vae).__name__ != "AutoencoderTiny" and vae._supports_gradient_checkpointing:
                 self._undo.append(checkpoint(vae))
@@ -108,6 +109,18 @@ class Decoder:
             return latents / scale + (config.get("shift_factor") or 0.0)
         mean, std = (latents.new_tensor(each).view(-1, *[1] * (latents.ndim - 2)) for each in (mean, std))
         return latents * std / scale + mean
+
+
+def _alone(vae: Any) -> Callable[[], None]:
+    """Keep CPU offload from sending the denoiser away when the decoder comes; what undoes that.
+
+    The denoiser may have its backward pass before it, and is needed again in a moment.
+    """
+    hook = vars(vae).get("_hf_hook")
+    if getattr(hook, "prev_module_hook", None) is None:
+        return lambda: None
+    before, hook.prev_module_hook = hook.prev_module_hook, None
+    return lambda: setattr(hook, "prev_module_hook", before)
 
 
 def _as_image(image: Tensor) -> Tensor:

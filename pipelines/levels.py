@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffguide.guidance.basis import Scalar
+from diffguide.guidance.tensors import on_device
 
 
 class Levels:
@@ -26,9 +27,10 @@ class Levels:
         device = place.device if isinstance(place, Tensor) else None
         key = id(table), device
         if key not in self._read:  # kept with the table itself, whose id is then no other's
-            self._read[key] = table, table.tolist() if device is None else table.to(device)
+            self._read[key] = table, table.tolist() if device is None else on_device(table, device)
         found = self._read[key][1]
-        return found.take(place) if isinstance(place, Tensor) else found[place]  # found[tensor] would read the tensor
+        # found[tensor] would read the tensor, and `take` is not there on Apple's GPUs.
+        return found.index_select(0, place.reshape(1)).squeeze(0) if isinstance(place, Tensor) else found[place]
 
 
 def number(value: Any) -> Any:

@@ -120,7 +120,7 @@ def _coefficients(given: Tensor, first: Tensor, second: Tensor) -> tuple[float, 
         given, first, second = squeezed
     given = given[: len(first)]
     where = tuple(slice(0, min(sizes)) for sizes in zip(given.shape, first.shape))
-    target, *both = (each[where].double().flatten() for each in (given, first, second))
+    target, *both = (each[where].cpu().double().flatten() for each in (given, first, second))
     basis = torch.stack(both, dim=1)
     solution = torch.linalg.lstsq(basis, target.unsqueeze(1)).solution.squeeze(1)
     exact = first.dtype == torch.float32

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from diffguide.guidance.tensors import precise
 
 from .errors import UserError, one_line
 from .rewards import REWARDS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CLIP_224 = Preparation(224, 224, CLIP_MEAN, CLIP_STD)
 
@@ -43,7 +46,7 @@ class HpsReward(ClipReward):
         assert side is not None
         height, width = (round(edge * side / longest) for edge in images.shape[2:])
         left, top = (side - width) // 2, (side - height) // 2
-        x = Preparation(size=(height, width))(images)
+        x = Preparation(size=(height, width))(images.to(self.device))
         return super().embed_images(F.pad(x, (left, side - width - left, top, side - height - top)))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class AestheticReward(Reward):
     def score(self, images: Tensor, prompts: Sequence[str] | None) -> Tensor:
         """The rating (B,), about 1 to 10."""
         weight = next(self.model.parameters())
-        pixels = self.preparation(images).to(weight)
+        pixels = self.preparation(images.to(weight.device)).to(weight)
         features = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
         return precise(self.head(F.normalize(features, dim=1))).squeeze(1)
 
@@ -90,6 +93,12 @@ class ImageReward(Reward):
     def __init__(self, model: Any):
         self.model = model
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the model, which notes its device by itself."""
+        super().to(*args, **kwargs)
+        self.model.device = next(self.model.parameters()).device
+        return self
+
     def score(self, images: Tensor, prompts: Sequence[str] | None) -> Tensor:
         """The reward (B,), of mean 0 and deviation 1 on the authors' data."""
         assert prompts is not None
@@ -97,7 +106,7 @@ class ImageReward(Reward):
         tokens = self.model.blip.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=35, return_tensors="pt"
         ).to(weight.device)
-        pixels = _CLIP_224(images).to(weight)
+        pixels = _CLIP_224(images.to(weight.device)).to(weight)
         return precise(self.model.score_gard(tokens.input_ids, tokens.attention_mask, pixels)).squeeze(1)
 
 

@@ -137,7 +137,7 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
     found["teacher, 25 steps"] = lambda prompts, seeds: teacher(prompts, generator=noise(seeds), **(call | more)).images
     for item in args.students:
         name, _, folder = item.partition("=")
-        student = student_pipeline(TEACHER, Path(folder))
+        student = student_pipeline(TEACHER, Path(folder)).to(pipe.device)
         student.set_progress_bar_config(disable=True)
         found[name] = plain(student)
     return found

@@ -52,7 +52,7 @@ class Measure:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Measured | float]:
         """images: (n, 3, H, W) in [0, 1]. Precision and recall are numbers alone."""
-        features = torch.cat([self.extractor(part).double() for part in images.split(32)])
+        features = torch.cat([self.extractor(part).cpu().double() for part in images.split(32)])
         value, left_out = leave_one_out(features, self.frechet)
         per_image = {
             "reward": self.reward(images, self.prompts),

@@ -157,3 +157,18 @@ def test_scale_one_is_conditional():
     assert not rule.needs_uncond(at(0, {}))
     assert rule.guide_cond(cond[0], cond[0], at(0, {})) is cond[0]
     assert ClassifierFreeGuidance(1.0).guide_cond(cond[0], cond[0], at(0, {})) is cond[0]
+
+
+def test_what_is_remembered_outlives_the_memory_of_a_prediction():
+    """A denoiser that runs as a CUDA graph writes all its predictions to the same place."""
+    rule, (cond, uncond) = fitted(), trajectory(7)
+    found = []
+    for static in (False, True):
+        state, memory = {}, (torch.empty_like(cond[0]), torch.empty_like(cond[0]))
+        for index in range(STEPS):
+            here, pair = at(index, state), (cond[index], uncond[index])
+            c, u = (place.copy_(each) for place, each in zip(memory, pair)) if static else pair
+            evaluated = rule.needs_uncond(here)
+            found.append(rule.guide(c, u, c, here)[0] if evaluated else rule.guide_cond(c, c, here))
+    for ours, expected in zip(found[STEPS:], found[:STEPS]):
+        assert torch.equal(ours, expected)

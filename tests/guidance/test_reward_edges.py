@@ -3,11 +3,13 @@ import pickle
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from world import Latent, MeanColour, Wavy, decode, levels, moved, predict, start, steps
 
-from diffguide.guidance import RewardGuidance, Trace
+from diffguide.guidance import RewardGuidance, Trace, as_reward
+from diffguide.guidance.reward_gradient import scored
 
 
 def test_a_latent_reward_needs_no_decoder():
@@ -116,3 +118,12 @@ def test_a_reward_cannot_be_written_to_a_file_but_the_rule_can_be_pickled(tmp_pa
         rule.save_pretrained(tmp_path / "rule")
     assert repr(pickle.loads(pickle.dumps(rule))) == repr(rule)
     assert "kl=0.1" in repr(rule)
+
+
+def test_scores_come_to_where_the_latents_are():
+    """A pipeline may be spread over several devices; numbers of NumPy are double ones."""
+    step, z = steps("epsilon")[2], torch.zeros(2, 4, 4, 4, device="meta")
+    step.decode = lambda x0: torch.rand(2, 3, 8, 8)
+    score = scored(as_reward(lambda images: np.arange(2) / 2, differentiable=False), step, torch.float32)
+    with torch.no_grad():
+        assert score(z).device.type == "meta"

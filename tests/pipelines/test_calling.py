@@ -1,5 +1,7 @@
 """How a guided pipeline may be called: as the pipeline itself, with guidance turned on for the caller."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -219,3 +221,25 @@ def test_a_class_that_hands_its_arguments_on() -> None:
     pipe.set_progress_bar_config(disable=True)
     with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
         assert torch.equal(run(guided, "fast", PROMPTS[0]), native)
+
+
+@pytest.mark.parametrize("name", ["sd", "wan21"])
+def test_nothing_of_a_call_waits_for_the_collector(name: str) -> None:
+    """Which knows nothing of a GPU's memory."""
+    family, calls = BY_NAME[name], []
+
+    class Watched(AdaptiveProjectedGuidance):
+        def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Any) -> Any:
+            calls.append(weakref.ref(cond))
+            return super().guide(cond, uncond, latents, step)
+
+    pipe = family.build()
+    gc.collect()
+    gc.disable()
+    try:
+        with guide(pipe, Watched(5.0)) as guided:
+            family.run(guided, steps=3)
+        assert calls
+        assert all(tensor() is None for tensor in calls)
+    finally:
+        gc.enable()

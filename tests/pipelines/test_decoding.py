@@ -1,13 +1,14 @@
 """Images from x0 inside a call, against the pictures that the pipeline itself makes of the same latents."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_parts as parts
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
-from accelerate.hooks import remove_hook_from_module
+from accelerate.hooks import UserCpuOffloadHook, remove_hook_from_module
 from families_unet import FAMILIES as UNETS
 from tiny import FAMILIES as TABLE
 from tiny import sd, sdxl
@@ -185,3 +186,18 @@ def test_the_copy_in_single_precision_has_none_of_the_other_parts() -> None:
     assert all(parameter.is_meta for parameter in vae.parameters())
     found = Decoder(pipe)._in_float32(vae).decode(latents, return_dict=False)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)  # which come in half precision
+
+
+def test_under_offloading_the_decoder_does_not_send_the_denoiser_away() -> None:
+    """Whose backward pass may come after, and which the next step needs."""
+    sent = []
+    pipe, denoiser = KL.build(), torch.nn.Linear(2, 2, device="meta")  # one that is on another device than the CPU
+    hook = UserCpuOffloadHook(denoiser, SimpleNamespace(init_hook=sent.append))
+    cpu_offload_with_hook(pipe.vae, "cpu", prev_module_hook=hook)
+    rule = Decoding(lambda decode: gradient_of(decode, torch.zeros(2, 4, 8, 8)))
+    with guide(pipe, rule) as guided:
+        KL.run(guided, steps=2)
+        assert len(rule.found) == 2
+        assert not sent
+    pipe.vae.decode(torch.zeros(1, 4, 8, 8))
+    assert sent == [denoiser]

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from diffguide.eval.cli import main
-from diffguide.guidance import ClipReward, RewardEnsemble
+from diffguide.guidance import ClipReward, Interval, Reward, RewardEnsemble, RewardGuidance
 from diffguide.pipelines import load_reward
 from diffguide.pipelines.embedded import EMBEDDED
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.rewards import ALIASES, REWARDS, check_reward, parse_reward
+from diffguide.pipelines.rules import place_rewards
 
 IMAGES = 0.2 + 0.6 * torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["red apple", "a cat"]
@@ -132,6 +133,17 @@ def test_an_ensemble_of_named_rewards(embedded):
     ensemble.calibrate(images, PROMPTS * 3)
     assert ensemble(images, PROMPTS * 3).shape == (6,)
     assert isinstance(ensemble.rewards[0], ClipReward)
+
+
+def test_the_models_of_a_rules_rewards_come_to_its_device():
+    class Rated(Reward):
+        def __init__(self):
+            self.model = torch.nn.Linear(2, 1)
+
+    rated = Rated()
+    ensemble = RewardEnsemble([rated, lambda images: images.mean((1, 2, 3))])
+    place_rewards(Interval(RewardGuidance(ensemble), stop=0.5), "meta")
+    assert all(parameter.is_meta for parameter in rated.model.parameters())
 
 
 def test_hpsv2_of_a_small_model_of_its_library(tmp_path, monkeypatch):
