@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import compare_rules
+    from .comparison import compare_rules, make_plan
     from .evaluation import Evaluation, Score, evaluate_images
     from .features import FeatureExtractor, load_extractor
     from .frechet import frechet_distance, frechet_from_features
@@ -43,6 +43,7 @@ __all__ = [
     "load_extractor",
     "load_reference",
     "load_statistics",
+    "make_plan",
     "open_images",
     "precision_recall",
     "run_pass",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "comparison": ("compare_rules",),
+    "comparison": ("compare_rules", "make_plan"),
     "evaluation": ("Evaluation", "Score", "evaluate_images"),
     "features": ("FeatureExtractor", "load_extractor"),
     "frechet": ("frechet_distance", "frechet_from_features"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffguide.guidance import Reward, as_reward
 from diffguide.pipelines.errors import UserError
 
 from .against import ReferenceSide, check_fits, check_needs, identity_of, measure_reference, open_reference
@@ -83,7 +84,7 @@ def evaluate_images(
             recall where its images are known; with prompts the CLIPScore.
         prompts: one for each image; None: the texts beside the images.
         baseline: as `images`: what SSIM compares with, image by image, all of it in memory.
-        reward: (images, prompts) -> (N,).
+        reward: anything that `diffguide.guidance.as_reward` takes: (images, prompts) -> (N,), or of images alone.
         networks: which networks; None: each metric's own.
         batch_size: images a step.
         convert, skip_bad: see `images.Images`.
@@ -93,7 +94,7 @@ def evaluate_images(
     """
     networks = networks or Networks()
     if reward is not None:
-        networks = replace(networks, reward=None)
+        reward, networks = _as_reward(reward), replace(networks, reward=None)
     options: dict[str, Any] = {"convert": convert, "skip_bad": skip_bad}
     source = open_images(images, **options)
     side = None if reference is None else open_reference(reference, **options)
@@ -127,6 +128,13 @@ def evaluate_images(
     for name in metrics:
         _add_score(found, name, done, networks.of(name), {**seen_by, **extractors}, references)
     return found
+
+
+def _as_reward(reward: Any) -> Reward:
+    try:
+        return as_reward(reward)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def default_metrics(side: ReferenceSide | None, prompts: bool, reward: bool, baseline: bool) -> list[str]:

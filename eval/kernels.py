@@ -16,10 +16,11 @@ _SEED = 2020  # of torch-fidelity, so that both draw the same subsets
 
 def kid(
     features: Tensor, reference: Tensor, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Kernel Inception Distance (Binkowski et al., arXiv 1801.01401): mean and standard deviation over subsets.
 
-    The unbiased squared MMD with the kernel (x.y / d + 1)^3, so slightly below 0 for equal sets.
+    The unbiased squared MMD with the kernel (x.y / d + 1)^3, so slightly below 0 for equal sets. The deviation is None
+    where each subset is all there is on both sides: it would be 0, and say nothing.
 
     Args:
         features: (n, d) of the images.
@@ -39,7 +40,7 @@ def kid(
     rows = [torch.from_numpy(np.stack(each)).to(x.device) for each in zip(*drawn)]
     whole = len(x) ** 2 + len(x) * len(y) + len(y) ** 2 < 3 * subsets * size**2
     values = (_mmd_from_whole if whole else _mmd_each)(x, y, *rows)
-    return float(values.mean()), float(values.std(correction=0))
+    return float(values.mean()), None if size == len(x) == len(y) else float(values.std(correction=0))
 
 
 def _mmd_each(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from diffguide.pipelines.errors import UserError
 
 NEIGHBOURS = 3  # of the paper
+EQUAL = 1e-7
+"""Distances of less than this share of the norm are between features that are equal but for rounding."""
 
 
 def precision_recall(
@@ -41,6 +43,12 @@ def coverage(features: Tensor, centres: Tensor, k: int = NEIGHBOURS, block: int 
         if len(side) <= k:
             raise UserError(f"precision and recall at k = {k} need more than {k} images on both sides, not {len(side)}")
     points, centres = features.double(), centres.double()
-    radii = torch.cat([torch.cdist(part, centres).kthvalue(k + 1).values for part in centres.split(block)])
-    hits = [(torch.cdist(part, centres) <= radii).any(1) for part in points.split(block)]
+    radii = torch.cat([_distances(part, centres).kthvalue(k + 1).values for part in centres.split(block)])
+    hits = [(_distances(part, centres) <= radii).any(1) for part in points.split(block)]
     return float(torch.cat(hits).double().mean())
+
+
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """(n, m), by one formula whatever n is, and 0 between equal rows, for which it gives what rounding leaves."""
+    found = torch.cdist(points, centres, compute_mode="use_mm_for_euclid_dist")
+    return found.masked_fill_(found <= EQUAL * torch.linalg.vector_norm(points, dim=1, keepdim=True), 0)

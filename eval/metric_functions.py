@@ -137,9 +137,15 @@ def clip_score(images: Tensor, context: Context) -> Tensor:
 
 
 def reward(images: Tensor, context: Context) -> Tensor:
-    """What the reward gives."""
+    """What the reward gives. UserError: what it gives is no reward, or it needs prompts."""
+    from torch import no_grad
+
     assert context.reward is not None
-    return context.reward(images, context.prompts)
+    try:
+        with no_grad():
+            return context.reward(images, context.prompts)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def ssim(images: Tensor, context: Context) -> Tensor:

@@ -140,10 +140,12 @@ def _traced(pictures: Sequence[Picture], evaluations: float) -> Arrays:
     places = [picture.place for picture in pictures]
     steps = {name: torch.stack([getattr(record, name) for record in trace])[:, places].T for name in TRACED}
     needed = torch.tensor([[record.evaluations for _ in places] for record in trace]).T.double()
+    alone = torch.tensor([[1 + record.extra_evaluations for _ in places] for record in trace]).T.double()
     # A rule leaves a prediction out once all of a batch can do without it. An image that was conditional before that
     # would have done so alone, and neither its cost nor its trace is to depend on the others.
     conditional = torch.tensor([[record.decision[place] == "conditional" for place in places] for record in trace]).T
-    needed[conditional & (needed == 2)] = 1
+    needed = needed.where(~conditional, alone.minimum(needed))
+    steps["effective_scale"] = steps["effective_scale"].masked_fill(conditional, 1)
     for name in ("cosine", "ratio", "update_norm"):
         steps[name] = steps[name].masked_fill(conditional, torch.nan)
     kept = {f"trace_{name}": values.numpy().astype(np.float32) for name, values in steps.items()}

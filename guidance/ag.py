@@ -78,6 +78,11 @@ class AdaptiveGuidance(Guidance):
         guided = torch.lerp(u, c, scale)
         return restored(guided, cond), Measurement.of_scale(c, u, scale)
 
+    def guide_cond(self, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
+        """The conditional prediction."""
+        step.decision = "conditional"
+        return cond
+
     def _in_own_space(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Both predictions there, up to a factor common to both.
 

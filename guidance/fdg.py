@@ -26,6 +26,7 @@ class FrequencyDecoupledGuidance(Guidance):
 
     Args:
         guidance_scale: w of the highest frequencies. Default 10 (Table 8 (a) of the paper, SDXL; 7 for SD 2.1 and SD3).
+            The others do not follow it: at 1 the rule is not the conditional prediction, but guides the layout alone.
         low_scale: w of the lowest, the scales of other bands evenly between; or a list with the scale of every band but
             the highest, from high to low frequency. Default 5 (the same table, SDXL; 3 for SD 2.1 and SD3).
         levels: bands, at least 2. Default 2 (the paper's).

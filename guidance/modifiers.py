@@ -130,8 +130,11 @@ class Modifier(Guidance):
         return corrected
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
-        """As the rule."""
-        return self._at(step, self.modifiers).after_step(latents, step)
+        """As the rule; nothing where a modifier leaves it out."""
+        modifiers = self.modifiers
+        if not all(modifier.active(step) for modifier in modifiers):
+            return latents
+        return self._at(step, modifiers).after_step(latents, step)
 
     def _at(self, step: Step, modifiers: list[Modifier]) -> Guidance:
         """The rule without modifiers at the scale that they give it at this step."""

@@ -48,6 +48,8 @@ class TraceRecord:
     """Evaluations of the denoiser per image at this step: 2, or 1 where the unconditional one was left out."""
     samples: int
     """B, the number of images."""
+    extra_evaluations: int
+    """Those of them that a reward's gradient took."""
     _values: dict[str, Any] = field(repr=False)
     _readings: Readings = field(repr=False)
     _sample: int | None = field(default=None, repr=False)

@@ -44,8 +44,8 @@ class Trace(Sequence[TraceRecord]):
         values |= {} if measured is None else measured.numbers()
         values |= step.numbers
         self._readings.add(values)
-        evaluations += step.extra_evaluations
-        self._records.append(TraceRecord(step.index, evaluations, samples, values, self._readings))
+        extra = step.extra_evaluations
+        self._records.append(TraceRecord(step.index, evaluations + extra, samples, extra, values, self._readings))
 
     def of_sample(self, k: int) -> Trace:
         """The trace of the k-th image alone, counted from 0; IndexError if there are not so many."""

@@ -4,16 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .best_of import best_of_n
+    from .best_of import BestOfN, best_of_n
+    from .errors import UserError
     from .guiders import as_guider
     from .handle import GuidanceCallback, guide
     from .loading import load_pipeline
-    from .noise_search import search_noise
+    from .noise_search import NoiseSearch, search_noise
     from .rewards import load_reward
 
-__all__ = ["GuidanceCallback", "as_guider", "best_of_n", "guide", "load_pipeline", "load_reward", "search_noise"]
+__all__ = [
+    "BestOfN",
+    "GuidanceCallback",
+    "NoiseSearch",
+    "UserError",
+    "as_guider",
+    "best_of_n",
+    "guide",
+    "load_pipeline",
+    "load_reward",
+    "search_noise",
+]
 
 _HOMES = {
+    "BestOfN": ".best_of",
+    "NoiseSearch": ".noise_search",
+    "UserError": ".errors",
     "GuidanceCallback": ".handle",
     "as_guider": ".guiders",
     "best_of_n": ".best_of",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffguide.guidance import Step
 
-from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stacked, with_predictions
+from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stacked, standstill, with_predictions
 from .errors import UserError
 from .evaluating import evaluated
 from .halves import Halves
@@ -115,6 +115,8 @@ class BatchedCall(Call):
             guided = self.rule.guide_cond(cond, latents, step)
         else:
             guided, measured = self.rule.guide(cond, base, latents, step)
+        if step.decision == "zeroed":
+            guided = standstill(cond)
         if self.layout.per_frame:
             guided = cond + self._share_of_frames() * (guided - cond)
         if "image" in parts:

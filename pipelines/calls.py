@@ -172,6 +172,11 @@ def predictions_of(output: Any) -> list[Any]:
     return [stacked(entry) for entry in whole]
 
 
+def standstill(cond: Tensor) -> Tensor:
+    """What a pipeline gets for a velocity of zero: some divide by the norm or the deviation of what they get."""
+    return cond * torch.finfo(cond.dtype).eps ** 2
+
+
 def stacked(entry: Any) -> Any:
     """A list with a tensor per row as one tensor; where an entry is itself a list, its last tensor is the latents."""
     if not isinstance(entry, list):

@@ -6,7 +6,6 @@ import inspect
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from diffusers.guiders import BaseGuidance
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from diffguide.guidance import Guidance, Step, Trace
 from diffguide.guidance.trace import Measurement
 
 from .batched import BatchedCall
-from .calls import Arguments, prediction_of
+from .calls import Arguments, prediction_of, standstill
 from .errors import UserError
 from .guiders_repair import repaired
 from .halves import Halves
@@ -91,7 +90,7 @@ class Passes:
             batch.noise_pred = prediction
         guided = self.guider(self.batches)[0].to(cond.dtype)
         if getattr(self.guider, "zero_init_steps", 0) > self.call.step.index:
-            guided = guided + torch.finfo(guided.dtype).eps ** 2  # some pipelines divide by the norm of the result
+            guided = standstill(cond)
         self.measured = None if uncond is None else Measurement.of_tensors(cond, cond - uncond, guided)
         return guided
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffguide.guidance import Guidance, Trace
 from diffguide.guidance.trace import Measurement
 
-from .calls import sample_of
+from .calls import sample_of, standstill
 from .errors import UserError
 from .guiders import GuiderRule, is_guider
 from .guiders_repair import repaired
@@ -21,6 +21,7 @@ from .handle import GuidanceCallback
 from .layouts import Layout
 from .levels import Levels
 from .parametrization import describe_step
+from .rules import layers_of
 
 
 class _Stepped:
@@ -46,8 +47,7 @@ class RuleGuider(_Stepped, BaseGuidance):
     def __init__(self, rule: Guidance, scheduler: Any):
         if not isinstance(rule, Guidance) or isinstance(rule, GuiderRule):
             raise UserError(f"a rule is an instance of a Guidance class, not {rule!r}")
-        if rule.acts_after_step:
-            raise UserError(f"{type(rule).__name__} acts after each step, where a guider has no place")
+        check_place(rule)
         super().__init__()
         self.register_to_config(rule=repr(rule))
         self.rule = rule
@@ -109,6 +109,8 @@ class RuleGuider(_Stepped, BaseGuidance):
             guided, measured = self.rule.guide_cond(cond, latents, self.step), None
         else:
             guided, measured = self.rule.guide(cond, uncond, latents, self.step)
+        if self.step.decision == "zeroed":
+            guided = standstill(cond)
         self.trace.append(self.step, len(data), len(cond), measured)
         # Qwen-Image matches the norm of `pred_cond`: under a rule that is the identity.
         return GuiderOutput(pred=guided, pred_cond=guided, pred_uncond=uncond)
@@ -136,6 +138,18 @@ def in_place(rule: Guidance, scheduler: Any) -> Any:
     return guider
 
 
+def check_place(rule: Guidance) -> None:
+    """UserError: the rule needs more than a guider sees, which is the model input and the predictions."""
+    if rule.acts_after_step:
+        raise UserError(f"{type(rule).__name__} acts after each step, where a guider has no place")
+    rewards = [layer.reward for layer in layers_of(rule) if hasattr(layer, "reward")]
+    if any(reward.space != "latent" or reward.needs_prompts for reward in rewards):
+        raise UserError(
+            f"a guider sees neither images nor prompts, which the reward of {type(rule).__name__} needs: use a reward "
+            "of latents alone, or take the best of n pictures by it"
+        )
+
+
 class SlotCallback(GuidanceCallback):
     """The handle for a pipeline with a place for a guider: ours is there during each of its calls."""
 
@@ -143,6 +157,9 @@ class SlotCallback(GuidanceCallback):
         if not self._guiders(pipe):
             raise UserError(f"this {type(pipe).__name__} has no guider: its guidance is distilled into the model")
         return Layout((type(pipe).__name__,), calls="guider", denoisers=())
+
+    def _check(self, rule: Guidance) -> None:
+        check_place(rule)
 
     @staticmethod
     def _guiders(pipe: Any) -> dict[str, Any]:

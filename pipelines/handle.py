@@ -53,6 +53,10 @@ def guide(pipe: Any, rule: Any, *, preview: Any = None, checkpointing: bool = Tr
     if "guider" in getattr(pipe, "components", {}):
         from .guiders_slot import SlotCallback
 
+        if preview is not None:
+            raise UserError(
+                "preview is for rewards of images, which cannot act in a pipeline with a place for a guider"
+            )
         return SlotCallback(pipe, rule)
     return GuidanceCallback(pipe, rule, preview, checkpointing)
 
@@ -82,7 +86,7 @@ class GuidanceCallback:
     @guidance.setter
     def guidance(self, rule: Any) -> None:
         rule = as_rule(rule)
-        check_rule(self.pipe, self.layout, rule)
+        self._check(rule)
         self._rule = rule
 
     @property
@@ -113,6 +117,9 @@ class GuidanceCallback:
 
     def _layout(self, pipe: Any) -> Layout:
         return layout_of(pipe)
+
+    def _check(self, rule: Any) -> None:
+        check_rule(self.pipe, self.layout, rule)
 
     def _guided_class(self) -> type[Any]:
         """The pipeline's class under the same name, whose `__call__` runs inside this handle."""

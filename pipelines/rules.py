@@ -96,7 +96,7 @@ def named_reward(name: str) -> Any:
 
 def place_rewards(rule: Guidance | None, device: Any) -> None:
     """Bring the models of a rule's rewards to a device."""
-    for layer in _layers(rule):
+    for layer in layers_of(rule):
         move = getattr(getattr(layer, "reward", None), "to", None)
         if move is not None:
             move(device)
@@ -133,13 +133,13 @@ def _made(name: str, values: dict[str, Any]) -> Guidance:
 
 def _parts(rule: Guidance | None) -> list[tuple[str, dict[str, Any]]]:
     """Names and values of all options, the rule first; a modifier that stands alone takes its place."""
-    layers = _layers(rule)
+    layers = layers_of(rule)
     if len(layers) > 1 and layers[0].acts_alone:
         layers = layers[1:]
     return [_named(layer) for layer in layers] or [(NATIVE[0], {})]
 
 
-def _layers(rule: Any) -> list[Any]:
+def layers_of(rule: Any) -> list[Any]:
     """A rule and what goes around it, from the inside out; [] for None."""
     layers = []
     while rule is not None:

@@ -88,9 +88,7 @@ def sample(
             images = call_pipeline(pipe, arguments | dict(further))
             seconds = (time.perf_counter() - began) / len(batch)
             for k, (image, (prompt, seed)) in enumerate(zip(images, batch)):
-                evaluations = (
-                    None if handle is None else sum(_of_image(record.evaluations, k) for record in handle.trace)
-                )
+                evaluations = None if handle is None else handle.trace.evaluations
                 settings = Settings(
                     prompt=prompt,
                     model=request.model,
@@ -186,8 +184,3 @@ def _default(pipe: DiffusionPipeline, name: str) -> Any:
     """The default of an argument of the pipeline; None if it has none."""
     parameter = call_parameters(type(pipe))[1].get(name)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
-
-
-def _of_image(evaluations: Any, k: int) -> float:
-    """The evaluations of one step for picture k, where they may be one number for the batch or one per picture."""
-    return evaluations if isinstance(evaluations, (int, float)) else evaluations[k].item()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffguide.guidance import Step
 
 from .answering import answer
-from .calls import Call, fills_cache, predictions_of, with_predictions
+from .calls import Call, fills_cache, predictions_of, standstill, with_predictions
 from .errors import UserError
 from .evaluating import evaluated
 from .regions import inside, latents_in, region, watch_latents
@@ -33,6 +33,7 @@ class TwoCalls(Call):
     kept: the copies that the pipeline has. A step is open from its first call to its second.
     """
 
+    steps: list[Step] = field(default_factory=list)
     cond: list[Tensor] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
@@ -69,7 +70,11 @@ class TwoCalls(Call):
         self.given = module, args, kwargs
         again = None if self.layout.streams else self._evaluate
         step = self.next_step(kwargs, args, len(kwargs["hidden_states"]), again)
-        self.alone = not self.rule.needs_uncond(step)
+        states = [self.state.setdefault(name, {}) for name in self.layout.streams]
+        self.steps = [step, *(replace(step, state=state) for state in states)]
+        self.alone = True not in [
+            self.rule.needs_uncond(each) for each in self.steps
+        ]  # all: a rule may act on being asked
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After the first call hand out a copy of cond; after the second what makes the pipeline's result guided."""
@@ -86,7 +91,8 @@ class TwoCalls(Call):
         self.kept = [c.to(torch.float32 if self.layout.float32 else c.dtype, copy=True) for c in self.cond]
         if self.alone:
             for kept, cond, latents, where, step in self._each():
-                kept[where] = self.rule.guide_cond(inside(cond, where), latents, step)
+                result = self.rule.guide_cond(inside(cond, where), latents, step)
+                kept[where] = standstill(inside(cond, where)) if step.decision == "zeroed" else result
             # A cache of the unconditional call that is filled at the first step has to be filled.
             if kwargs.get("kv_cache_mode") != "extract":
                 self._answer_next_call(module, output)
@@ -114,9 +120,7 @@ class TwoCalls(Call):
 
     def _each(self) -> list[tuple[Tensor, Tensor, Tensor, Any, Step]]:
         """Kept, cond, latents, their region and step of each stream; a rule remembers each for itself."""
-        states = [self.state, *(self.state.setdefault(name, {}) for name in self.layout.streams)]
-        steps = [self.step, *(replace(self.step, state=state) for state in states[1:])]
-        return list(zip(self.kept, self.cond, self.latents, self.where, steps))
+        return list(zip(self.kept, self.cond, self.latents, self.where, self.steps))
 
     def _visible(self, tensor: Tensor) -> Tensor:
         """Zero where the pipeline overwrites the prediction, so that no inner product has a share from there."""
@@ -166,6 +170,7 @@ class TwoCalls(Call):
     def abandon(self) -> None:
         """Give module and pipeline their own methods back."""
         super().abandon()
+        self.steps = []
         self._give_back()
         if self.stop_watching is not None:
             self.stop_watching()

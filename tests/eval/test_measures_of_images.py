@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffguide.eval import evaluate_images
 from diffguide.eval.kernels import _mmd_each, _mmd_from_whole, cmmd, inception_score, kid
 from diffguide.eval.manifold import precision_recall
 from diffguide.eval.metric_functions import Context
@@ -56,6 +57,15 @@ def test_precision_and_recall_are_torch_fidelitys():
     assert 0 < expected[0] < 1
 
 
+@pytest.mark.parametrize("count", [5, 40])
+def test_equal_images_are_at_no_distance(count):
+    """Below and above the number of rows at which `torch.cdist` changes its formula; a model that makes one image."""
+    generator = torch.Generator().manual_seed(0)
+    one = 20 * torch.rand(1, 64, generator=generator)
+    reference = torch.cat([one.expand(10, -1), 20 * torch.rand(50, 64, generator=generator)])
+    assert precision_recall(one.expand(count, -1), reference) == (1.0, 10 / 60)
+
+
 def test_precision_and_recall_by_hand():
     line = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     assert precision_recall(torch.tensor([[-1.0], [9.0], [2.5], [20.0]]), line, k=1) == (0.5, 1.0)
@@ -71,6 +81,12 @@ def test_kid_is_torch_fidelitys(size):
     expected = metric.kid_features_to_metric(x.double(), y.double(), **options)
     assert (3 * 20 * size**2 > len(x) ** 2 + len(x) * len(y) + len(y) ** 2) == (size == 50)
     assert kid(x, y, 20, size) == pytest.approx(tuple(expected.values()), rel=1e-9)
+
+
+def test_kid_of_all_there_is_has_no_deviation():
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    assert kid(x, x + 1)[1] is None
+    assert kid(x, x[:30] + 1)[1] > 0
 
 
 def test_kid_from_the_whole_kernel_is_that_of_each_subset():
@@ -133,3 +149,12 @@ def test_clip_score_is_transformers_own_cosine(trained, images):
         expected = 100 * (model(**inputs).logits_per_image / model.logit_scale.exp()).diagonal()
     torch.testing.assert_close(values, expected.clamp(min=0).detach(), atol=2e-3, rtol=1e-4)
     assert context.clip.embed_text(prompts).shape == (3, 256)  # what is too long is cut off
+
+
+def test_a_reward_is_anything_that_can_be_one():
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for reward in (lambda images: images.mean((1, 2, 3)), lambda images: [float(image.mean()) for image in images]):
+        found = evaluate_images(images, metrics=["reward"], reward=reward)
+        assert found["reward"] == pytest.approx(float(images.mean()), abs=1e-5)
+    with pytest.raises(UserError, match="a reward is a callable"):
+        evaluate_images(images, metrics=["reward"], reward=3)

@@ -195,3 +195,13 @@ def test_an_interval_of_noise_levels_needs_noise_levels():
     here.sigma = None
     with pytest.raises(ValueError, match="states no noise level"):
         Interval(ClassifierFreeGuidance(2.0), low=1.0).needs_uncond(here)
+
+
+def test_outside_an_interval_nothing_is_done_after_a_step():
+    class Doubled(ClassifierFreeGuidance):
+        def after_step(self, latents, step):
+            return 2 * latents
+
+    rule, z = Interval(Doubled(5.0), 0.0, 0.5), torch.ones(1, 4)
+    found = [float(rule.after_step(z, step(index=index)).mean()) for index in range(4)]
+    assert found == [2, 2, 1, 1]

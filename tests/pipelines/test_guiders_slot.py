@@ -20,6 +20,7 @@ from diffguide.guidance import (
     Guidance,
     Interval,
     RatioAwareAdaptiveGuidance,
+    RewardGuidance,
     Step,
 )
 from diffguide.pipelines import as_guider, guide
@@ -245,3 +246,13 @@ def test_refusals() -> None:
     distilled = seeded(lambda: hunyuan_image(guider=None))
     with pytest.raises(ValueError, match="has no guider: its guidance is distilled"):
         guide(distilled, ClassifierFreeGuidance(5.0))
+
+
+@pytest.mark.parametrize("rule", [AfterStep(5.0), RewardGuidance(lambda images: images.mean((1, 2, 3)))], ids=repr)
+def test_what_a_guider_cannot_do_is_refused_when_it_is_attached(rule: Guidance) -> None:
+    pipe = seeded(hunyuan_image)
+    with pytest.raises(ValueError, match=r"where a guider has no place|a guider sees neither images nor prompts"):
+        guide(pipe, rule)
+    with pytest.raises(ValueError, match="preview is for rewards of images"):
+        guide(pipe, ClassifierFreeGuidance(5.0), preview=object())
+    guide(pipe, ClassifierFreeGuidance(5.0)).remove()

@@ -92,3 +92,21 @@ def test_frames_at_different_times(family: Family, pipe: Any) -> None:
         guided.guidance = AdaptiveProjectedGuidance(5.0)
         with pytest.raises(ValueError, match="denoised space"):
             family.run(guided, **late)
+
+
+@pytest.mark.parametrize("family", [FAMILIES["kandinsky6"]], ids=str)
+def test_every_stream_is_asked_and_one_that_needs_both_has_both(family: Family, pipe: Any) -> None:
+    class One(ClassifierFreeGuidance):
+        """Asked for its first stream it says no, and yes for the other."""
+
+        asked = 0
+
+        def needs_uncond(self, step: Step) -> bool:
+            self.asked += 1
+            return self.asked % 2 == 0
+
+    rule = One(5.0)
+    with guide(pipe, rule) as guided:
+        family.run(guided)
+        assert rule.asked == 2 * len(guided.trace)
+        assert {record.evaluations for record in guided.trace} == {2}

@@ -1,0 +1,41 @@
+"""A velocity of zero in pipelines that divide by the norm or the deviation of the guided prediction."""
+
+from typing import Any
+
+import pytest
+import torch
+from families import BATCHED
+from families_editing import EDITING
+from families_spoken import SPOKEN
+from families_two_calls import TWO_CALLS
+from tiny import FAMILIES
+from tiny_family import Family, seeded
+from tiny_slots import embeddings, hunyuan_image
+
+from diffguide.guidance import ClassifierFreeZeroStarGuidance
+from diffguide.pipelines import guide
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EVERY = {family.name: family for family in (*FAMILIES, *BATCHED, *EDITING, *SPOKEN, *TWO_CALLS)}
+RESCALED = ("ltx", "easyanimate")
+DIVIDING = [EVERY[name] for name in ("qwen", "qwen-edit", "lumina2", "nucleus", *RESCALED)]
+STAR = ClassifierFreeZeroStarGuidance(4.0)
+
+
+@pytest.mark.parametrize("family", DIVIDING, ids=str)
+def test_pictures_are_finite(family: Family) -> None:
+    pipe: Any = family.build()
+    options = {"guidance_rescale": 0.7} if family.name in RESCALED else {}
+    with guide(pipe, STAR) as guided:
+        assert torch.as_tensor(family.run(guided, **options)).isfinite().all()
+        assert guided.trace[0].decision[0] == "zeroed"
+
+
+def test_in_the_place_of_a_guider() -> None:
+    pipe = seeded(hunyuan_image)
+    texts = embeddings(prompt_embeds=(1, 4, 16), prompt_embeds_mask=(1, 4), prompt_embeds_2=(1, 4, 16))
+    texts |= embeddings(prompt_embeds_mask_2=(1, 4))
+    with guide(pipe, STAR) as guided:
+        size = {"height": 16, "width": 16, "num_inference_steps": 3, "output_type": "latent"}
+        assert torch.as_tensor(guided(**texts, **size)[0]).isfinite().all()
