@@ -132,7 +132,7 @@ def evaluate_images(
 
 def _as_reward(reward: Any) -> Reward:
     try:
-        return as_reward(reward)
+        return as_reward(reward, needs_prompts=False)
     except ValueError as error:
         raise UserError(str(error)) from error
 

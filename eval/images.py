@@ -16,6 +16,7 @@ from torch import Tensor
 from diffguide.pipelines.errors import UserError
 
 from .decode import Bad, decode
+from .own_prompts import own_prompt
 
 THREADS = min(8, os.cpu_count() or 1)
 AHEAD = 64  # images decoded before they are asked for
@@ -117,6 +118,8 @@ class Images:
             queue: deque[tuple[str, Future[Tensor | Bad] | Tensor | Bad, str | None]] = deque()
             try:
                 for name, content, caption in self.source:
+                    if caption is None and isinstance(content, bytes):
+                        caption = own_prompt(content)
                     task = pool.submit(decode, content, name, self.convert) if isinstance(content, bytes) else content
                     queue.append((name, task, caption))
                     if len(queue) >= AHEAD:

@@ -32,11 +32,11 @@ def _described(table: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _described_line(row: dict[str, Any]) -> str:
-    return f"  {row['name']:<18}{row['description']}"
+    return f"  {row['name']:<20}{row['description']}"
 
 
 def _metric_line(row: dict[str, Any]) -> str:
     better = f"; {row['better']} is better" if row["better"] else ""
     needs = f"; needs {', '.join(row['needs'])}" if row["needs"] else ""
     network = f"{row['extractor']}, " if row["extractor"] else ""
-    return f"  {row['name']:<18}{row['definition']} ({network}{row['source']}{better}{needs})"
+    return f"  {row['name']:<20}{row['definition']} ({network}{row['source']}{better}{needs})"

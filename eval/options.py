@@ -17,7 +17,11 @@ from .networks import NETWORKS, Networks, check_extractor
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Which networks metrics use: the fields of `networks.Networks`, and those that `check_networks` takes."""
     add = parser.add_argument
-    add("--extractor", metavar="NETWORK", help=f"{', '.join(NETWORKS)}, clip:ID, dinov2:ID (default inception)")
+    add(
+        "--extractor",
+        metavar="NETWORK",
+        help=f"{', '.join(NETWORKS)}, clip:ID, dinov2:ID, of KID, precision and recall (default inception)",
+    )
     add("--resize", metavar="NAME", help="for inception: torch-fidelity (default), pytorch-fid or clean")
     add("--inception", metavar="PATH", help="a checkpoint of Inception-2015-12-05: .pth or TorchScript")
     add("--clip", metavar="ID|FOLDER", help="the CLIP model of cmmd and clip_score (default: the embedded emoji-clip)")

@@ -18,6 +18,7 @@ from .features import Extractor, FeatureExtractor
 from .images import Batch, Images, summary
 from .metric_functions import Context
 from .metrics import METRICS
+from .own_prompts import OwnPrompt
 from .statistics import Moments
 from .workers import PART, side_by_side
 
@@ -142,6 +143,12 @@ def _measure(
 ) -> None:
     """Add the values of a batch, whose first image is number `start`."""
     prompts = context.prompts
+    for name, own, given in zip(batch.names, batch.captions, prompts[start:] if prompts is not None else ()):
+        if isinstance(own, OwnPrompt) and own != given:
+            raise UserError(
+                f"prompt {given!r} is given for {name!r}, which was made of {own!r}: prompts go by the order of names; "
+                "leave them out, and each picture counts with its own"
+            )
     if prompts is None and all(caption is not None for caption in batch.captions):
         prompts = batch.captions  # type: ignore[assignment]
         offset = 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffguide.pipelines.errors import UserError, one_line
+from diffguide.pipelines.metadata import is_sheet
 
 from .archives import MAX_CAPTION, MAX_FILE, TAR_SUFFIXES, Entry, NpzImages, TarImages, ZipImages, is_image
 from .decode import Bad
@@ -59,7 +60,8 @@ class _Folder:
             files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror or one_line(error)}") from error
-        self.images = sorted(name for name in files if is_image(name))
+        # Of the pictures of `diffguide generate` their contact sheet is none.
+        self.images = sorted(name for name in files if is_image(name) and not is_sheet(path / name))
 
     def __iter__(self) -> Iterator[Entry]:
         for name in self.images:

@@ -43,7 +43,7 @@ class NormMatching(Correction):
         """The pipelines' own expression in their own dtype, bit for bit."""
         if guided is cond:
             return guided
-        return guided * _factor(cond.norm(dim=self.dim, keepdim=True), guided.norm(dim=self.dim, keepdim=True))
+        return guided * _factor(_norm(cond, self.dim), _norm(guided, self.dim))
 
 
 class Renorm(Correction):
@@ -80,7 +80,7 @@ class Renorm(Correction):
         return restored(g * factor, guided)
 
     def _norm(self, x: Tensor) -> Tensor:
-        return squared_norm(x).sqrt() if self.dim is None else x.norm(dim=self.dim, keepdim=True)
+        return squared_norm(x).sqrt() if self.dim is None else _norm(x, self.dim)
 
 
 class EnergyPreserving(Correction):
@@ -131,6 +131,12 @@ class EnergyPreserving(Correction):
         x = x * (torch.sign(b) if isinstance(b, Tensor) else math.copysign(1, b))  # in the order of x0
         low, high = (quantile(x, percentile / 100) for percentile in self.percentiles)
         return inner(x, torch.where((x >= low) & (x <= high), x, 0.0))
+
+
+def _norm(x: Tensor, dim: int) -> Tensor:
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim={dim} is not one of the {x.ndim} dimensions of this model's predictions")
+    return x.norm(dim=dim, keepdim=True)
 
 
 def _factor(wanted: Tensor, norm: Tensor) -> Tensor:

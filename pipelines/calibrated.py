@@ -28,9 +28,10 @@ def rule_on(
     None for the pipeline's own guidance. UserError as `parse_guidance`, and as `calibrated_options`.
     """
     name, given = split_guidance(guidance)
-    fitted = {} if given.keys() & {"coefficients", "threshold"} else calibrated_options(name, model, steps, scheduler)
+    fitted = {} if "coefficients" in given else calibrated_options(name, model, steps, scheduler)
     if given.get("space", fitted.get("space")) != fitted.get("space"):
         fitted = {}  # a threshold is that of its space
+    fitted = {option: value for option, value in fitted.items() if option not in given}
     return parse_guidance(guidance, guidance_scale, fitted)
 
 

@@ -149,7 +149,7 @@ def _save_sheet(images: list[Image], scale: float | None, request: Request, outp
         sheet = contact_sheet(rows, captions=captions, title=f"{request.prompts[0]}  ({title})")
     else:
         sheet = contact_sheet(_rows(images, len(seeds)), request.prompts, seeds, title=title)
-    save_png(sheet, output.sheet)
+    save_png(sheet, output.sheet, sheet=True)
     return str(output.sheet)
 
 

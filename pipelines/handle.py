@@ -41,6 +41,7 @@ def guide(pipe: Any, rule: Any, *, preview: Any = None, checkpointing: bool = Tr
 
     Returns:
         A callable with the arguments of the pipeline. As a context manager it removes itself at the end of the block.
+        Until it is removed it is also `pipe.diffguide`.
 
     Raises:
         ValueError: no rule can act in this pipeline, a rule is attached to it already, or `rule` is neither.
@@ -65,13 +66,17 @@ class GuidanceCallback:
     """The callback that acts inside a pipeline's steps; see `guide`."""
 
     def __init__(self, pipe: Any, rule: Any, preview: Any = None, checkpointing: bool = True):
-        if isinstance(pipe, GuidanceCallback) or hasattr(type(pipe), "_diffguide"):
-            raise UserError("this pipeline has a rule already: set `guided.guidance`, or `guided.remove()` it first")
+        attached = getattr(type(pipe), "diffguide", None)
+        if isinstance(pipe, GuidanceCallback) or (attached is not None and attached.pipe is pipe):
+            raise UserError(
+                "this pipeline has a rule already: set `pipe.diffguide.guidance`, or `pipe.diffguide.remove()` it first"
+            )
         self.pipe = pipe
         self.layout = self._layout(pipe)
         self.guidance = rule
         self.preview, self.checkpointing = preview, checkpointing
-        self._native = type(pipe)
+        # One that was made by the class of a guided pipeline has that class, but no rule.
+        self._native = type(pipe) if attached is None else attached._native
         self._call: Call | None = None
         self._trace = Trace()
         self._warned: set[str] = set()
@@ -135,7 +140,7 @@ class GuidanceCallback:
             return _blank, (native,), *object.__reduce_ex__(pipe, 4)[2:]
 
         names = {"__module__": native.__module__, "__qualname__": native.__qualname__, "__doc__": native.__doc__}
-        return type(native.__name__, (native,), names | {"__call__": call, "__reduce_ex__": reduce, "_diffguide": True})
+        return type(native.__name__, (native,), names | {"__call__": call, "__reduce_ex__": reduce, "diffguide": self})
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One guided call: hooks on the denoisers around the pipeline's own `__call__`, and nothing left behind."""

@@ -19,8 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError, one_line
 from .files import whole
+from .output import SHEET
 
-CHUNK = "diffguide"
+CHUNK, SHEET_CHUNK = "diffguide", "diffguide-sheet"
 MAX_BYTES = 256 * 1024
 """A longer chunk is not read: an honest one is a few kilobytes."""
 
@@ -91,12 +92,14 @@ def parameters_text(settings: Settings) -> str:
     return "\n".join([settings.prompt, *negative, line])
 
 
-def save_png(image: Image.Image, path: Path, settings: Settings | None = None) -> None:
+def save_png(image: Image.Image, path: Path, settings: Settings | None = None, sheet: bool = False) -> None:
     """Write `image` with its settings, if any, so that `path` holds the whole picture or is left untouched.
 
-    UserError if the file cannot be written.
+    sheet: whether this is a contact sheet, which the file then says. UserError if the file cannot be written.
     """
     info = PngInfo()
+    if sheet:
+        info.add_text(SHEET_CHUNK, "contact sheet")
     if settings is not None:
         info.add_text("parameters", parameters_text(settings))
         info.add_text(CHUNK, json.dumps(asdict(settings)))
@@ -104,6 +107,17 @@ def save_png(image: Image.Image, path: Path, settings: Settings | None = None) -
     image.save(encoded, format="PNG", pnginfo=info)
     with whole(path) as temporary:
         temporary.write_bytes(encoded.getvalue())
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet of `diffguide generate`, in the folder of its pictures."""
+    if path.name != SHEET:
+        return False
+    try:
+        with open(path, "rb") as file:
+            return SHEET_CHUNK.encode() in file.read(1024)
+    except OSError:
+        return False
 
 
 def read_settings(path: Path) -> Settings:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .errors import UserError
 
+SHEET = "contact-sheet.png"
+"""The contact sheet in the folder of its pictures."""
+
 _OTHER_FORMATS = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
@@ -71,7 +74,7 @@ def _place(jobs: Sequence[tuple[str, int]], output: str | None) -> Output:
         raise UserError(f"the output folder {str(folder)!r} is a file")
     if len(jobs) == 1:
         return Output([path if is_file else folder / names[0]], None)
-    return Output([folder / name for name in names], path if is_file else folder / "contact-sheet.png")
+    return Output([folder / name for name in names], path if is_file else folder / SHEET)
 
 
 def _slugs(prompts: Sequence[str]) -> list[str]:

@@ -71,8 +71,10 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search; 0. UserError for a mistake of the user."""
     request = make_request(args)
-    if args.candidates < 2 or args.top > args.candidates:
-        raise UserError(f"the best {args.top} of {args.candidates} cannot be ranked: give at least two --candidates")
+    if args.candidates < 2:
+        raise UserError(f"{args.candidates} candidate cannot be ranked: give at least two --candidates")
+    if args.top > args.candidates:
+        raise UserError(f"there is no best {args.top} of {args.candidates}: give a smaller --top or more --candidates")
     if args.reward is not None:
         check_reward(args.reward)
     own = ("prompts", "seeds", "model", "guidance", "guidance_scale", "steps", "negative_prompt", "scheduler")

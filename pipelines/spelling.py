@@ -31,7 +31,10 @@ def split_parts(spec: str) -> list[Part]:
             raise UserError(f"{rest[0][0]!r} goes around a rule, not around the pipeline's own guidance: write cfg+...")
         return [(NATIVE[0], {})]
     if first in MODIFIERS and not MODIFIERS[first].alone:
-        raise UserError(f"{first!r} goes around a rule: write it after one, such as cfg+{spec.strip()}")
+        after = [text.strip() for text in _JOINT.split(spec)]
+        rules = [text for text, (name, _) in zip(after, parts) if name in RULES] or ["cfg"]
+        better = "+".join([rules[0], *(text for text in after if text not in rules)])
+        raise UserError(f"{first!r} goes around a rule: write it after one, such as {better}")
     if first not in RULES and first not in MODIFIERS:
         alone = [name for name, row in MODIFIERS.items() if row.alone]
         raise unknown("guidance rule", first, [*RULES, *alone, NATIVE[0]])

@@ -26,6 +26,8 @@ def plan_traces(name: str | None, guidance: str, overwrite: bool) -> Path | None
     """
     if name is None:
         return None
+    if not name:
+        raise UserError("--trace has an empty name")
     path = Path(name)
     if guidance in NATIVE:
         raise UserError(

@@ -1,12 +1,15 @@
+import io
 import json
 import resource
 import subprocess
 import sys
+import warnings
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffguide.eval import cli
 from diffguide.eval.cli import main
 
 MALFORMED = {
@@ -178,6 +181,7 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("generate red apple", "put a prompt of several words in quotes"),
         ("generate apple --guidance aapg", "did you mean 'apg'?"),
         ("generate apple --guidance apg:moment=1", "did you mean 'momentum'?"),
+        ("generate apple --guidance rescale+apg", "such as apg+rescale"),
         ("generate apple --scheduler dmp++", "did you mean 'dpm++'?"),
         ("generate apple --model emoji-ds", "did you mean 'emoji-sd'?"),
         ("generate apple --dtype float23", "did you mean 'float32'?"),
@@ -188,6 +192,7 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("evaluate pictures --reference emojis", "did you mean 'emoji'?"),
         ("evaluate pictures --metrics ssim", "--baseline IMAGES"),
         ("stats pictures --output old.npz", "give --overwrite or another --output"),
+        ("rank apple --candidates 3 --top 4", "give a smaller --top or more --candidates"),
         ("list ruls", "did you mean 'rules'?"),
     ],
 )
@@ -255,3 +260,24 @@ def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 141)
     assert done.stderr == ""
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["--version"]) == 0
+    print("\u65e5\u672c")
+    assert terminal.buffer.getvalue().endswith(b"\\u65e5\\u672c\n")
+
+
+def test_warnings_of_this_package_are_one_line_and_those_of_others_as_they_are(capsys, monkeypatch):
+    def run(args):
+        for file in (cli.__file__, "elsewhere.py"):
+            print(warnings.formatwarning("a scale of\n1", UserWarning, file, 1), end="", file=sys.stderr)
+        return 0
+
+    monkeypatch.setattr(cli.listing, "run", run)
+    before = warnings.formatwarning
+    assert main(["list", "rules"]) == 0
+    assert capsys.readouterr().err == ("diffguide: warning: a scale of 1\nelsewhere.py:1: UserWarning: a scale of\n1\n")
+    assert warnings.formatwarning is before

@@ -9,6 +9,8 @@ from PIL import Image
 
 from diffguide.eval import Networks, evaluate_images, image_statistics, load_extractor, open_images, save_statistics
 from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.metadata import Settings, save_png
+from diffguide.pipelines.output import slugify
 
 
 def packed(folder, path, names):
@@ -53,7 +55,7 @@ def test_as_many_prompts_as_not_images_are_told_before_any_work(pictures):
 
 
 def test_a_reward_that_is_not_finite_is_no_mean(pictures):
-    with pytest.raises(UserError, match="reward is not finite for an image from"):
+    with pytest.raises(UserError, match="gave a score that is not finite"):
         evaluate_images(pictures("a", 3), None, ["reward"], reward=lambda images, _: images.mean((1, 2, 3)) / 0)
 
 
@@ -104,3 +106,30 @@ def test_clip_score_is_of_the_middle_square(tiny_clip, tmp_path):
     assert scores[0]["clip_score"] == scores[1]["clip_score"]
     for found in scores:
         assert found["clip_score"] == pytest.approx(max(100 * found["reward"], 0), abs=1e-3)
+
+
+def generated(folder, prompts):
+    """Pictures as `diffguide generate` leaves them, with their contact sheet."""
+    folder.mkdir()
+    for k, prompt in enumerate(prompts):
+        picture = Image.new("RGB", (8, 8), (40 * k, 0, 0))
+        settings = Settings(prompt, "emoji-sd", 0, 8, 8, rule="cfg", guidance_scale=4.0, steps=2)
+        save_png(picture, folder / f"{slugify(prompt)}-0.png", settings)
+    save_png(Image.new("RGB", (30, 20)), folder / "contact-sheet.png", sheet=True)
+    return folder
+
+
+def test_generated_pictures_count_with_the_prompts_that_they_were_made_of(tmp_path):
+    """Whose files are ordered by other names than the prompts were; their contact sheet is none of them."""
+    prompts, seen = ["red apple", "blue heart", "tiger \u2603"], []
+
+    def noted(images, prompts):
+        seen.extend(prompts)
+        return images.mean((1, 2, 3))
+
+    folder = generated(tmp_path / "made", prompts)
+    found = evaluate_images(folder, metrics=["reward"], reward=noted)
+    assert (found.n, seen) == (3, sorted(prompts))
+    with pytest.raises(UserError, match=r"'red apple' is given for 'blue-heart-0.png', which was made of 'blue heart'"):
+        evaluate_images(folder, metrics=["reward"], reward=noted, prompts=prompts)
+    assert evaluate_images(folder, metrics=["reward"], reward=noted, prompts=sorted(prompts))["reward"] >= 0

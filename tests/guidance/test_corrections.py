@@ -138,3 +138,10 @@ def test_corrections_act_in_one_order_however_they_are_written():
     one, _ = EnergyPreserving(NormMatching(ClassifierFreeGuidance(7.5))).guide(*batch, step("flow"))
     other, _ = NormMatching(EnergyPreserving(ClassifierFreeGuidance(7.5))).guide(*batch, step("flow"))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("correction", [NormMatching, Renorm])
+def test_a_dimension_that_is_not_there_is_named(correction):
+    cond, uncond, latents = predictions((2, 4, 8, 8))
+    with pytest.raises(ValueError, match="dim=7 is not one of the 4 dimensions"):
+        correction(ClassifierFreeGuidance(5.0), dim=7).guide(cond, uncond, latents, step())

@@ -53,3 +53,5 @@ def test_a_threshold_is_that_of_its_space():
     assert rule_on("emoji-sd", f"ag:space={fitted.space}", 4.0, 20, None).threshold == fitted.threshold
     other = rule_on("emoji-sd", "ag:space=noise", 4.0, 20, None)
     assert (other.threshold, other.space) == (0.991, "noise")
+    given = rule_on("emoji-sd", "ag:threshold=0.5", 4.0, 20, None)
+    assert (given.threshold, given.space) == (0.5, fitted.space)

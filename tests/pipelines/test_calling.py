@@ -243,3 +243,17 @@ def test_nothing_of_a_call_waits_for_the_collector(name: str) -> None:
         assert all(tensor() is None for tensor in calls)
     finally:
         gc.enable()
+
+
+def test_the_handle_is_found_on_the_pipeline_until_it_is_removed() -> None:
+    pipe = sd()
+    guide(pipe, ClassifierFreeGuidance(5.0))  # by someone who kept nothing
+    with pytest.raises(ValueError, match=r"`pipe\.diffguide\.remove\(\)`"):
+        guide(pipe, ClassifierFreeGuidance(3.0))
+    twin = type(pipe)(**pipe.components)  # of the same class, without a rule
+    with guide(twin, ClassifierFreeGuidance(3.0)) as other:
+        assert twin.diffguide is other
+    assert type(twin) is StableDiffusionPipeline
+    pipe.diffguide.remove()
+    assert type(pipe) is StableDiffusionPipeline
+    assert not hasattr(pipe, "diffguide")
