@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
+from .bootstrap import LEVEL
 from .columns import COLUMNS, has_interval, judged, number
 
 
 def conclude(guidances: list[str], metrics: list[str], differences: list[dict[str, Any]], images: int) -> list[str]:
     """A sentence for each rule but the first, on the first metric with a better side and intervals; [] without one.
 
-    differences: as in results.json; those that an interval does not tell from 0 count as undecided.
+    differences: as in results.json. A rule that was tried at several settings has as many chances: its intervals are
+    widened so that all of them together are right as often as one alone is (Bonferroni's correction, of a normal
+    distribution). Those that do not tell a difference from 0 count as undecided.
     """
     metric = next(filter(has_interval, judged(metrics)), None)
     if metric is None or len(guidances) < 2:
@@ -27,9 +31,10 @@ def _sentence(
     rule: str, first: str, metric: str, entries: list[dict[str, Any]], several: dict[str, bool], images: int
 ) -> str:
     column = COLUMNS[metric]
-    gain = {id(entry): column.better * entry["value"] for entry in entries}
     if any(entry["low"] != entry["low"] or entry["low"] is None for entry in entries):
         return f"{rule} against {first}: {images} images are too few for an interval, so nothing is decided."
+    entries = [_widened(entry, len(entries)) for entry in entries]
+    gain = {id(entry): column.better * entry["value"] for entry in entries}
     decided = [entry for entry in entries if entry["low"] > 0 or entry["high"] < 0]
     better = sorted((e for e in decided if gain[id(e)] > 0), key=lambda e: -gain[id(e)])
     worse = sorted((e for e in decided if gain[id(e)] < 0), key=lambda e: gain[id(e)])
@@ -46,7 +51,17 @@ def _sentence(
     if undecided:
         places = "any setting" if not parts and len(undecided) == len(entries) else _places(undecided, several)
         parts.append(f"cannot be told from {first} at {places}" if not parts else f"undecided at {places}")
-    return f"{rule} {'; '.join(parts)}."
+    together = (
+        f" (intervals that hold at all {len(entries)} settings together)" if better + worse and entries[1:] else ""
+    )
+    return f"{rule} {'; '.join(parts)}{together}."
+
+
+def _widened(entry: dict[str, Any], count: int) -> dict[str, Any]:
+    """A difference with an interval that holds in `count` of them at once, given one that holds in each alone."""
+    factor = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / count) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    value = entry["value"]
+    return entry | {side: value + factor * (entry[side] - value) for side in ("low", "high")}
 
 
 def _where(entry: dict[str, Any], several: dict[str, bool]) -> str:
