@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffguide.guidance import Reward, as_reward
+from diffguide.guidance.reward import CallableReward
 from diffguide.pipelines.errors import UserError
 
 from .against import ReferenceSide, check_fits, check_needs, identity_of, measure_reference, open_reference
@@ -132,9 +133,12 @@ def evaluate_images(
 
 def _as_reward(reward: Any) -> Reward:
     try:
-        return as_reward(reward, needs_prompts=False)
+        made = as_reward(reward, needs_prompts=False)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if isinstance(made, CallableReward) and made is not reward:
+        made.checks_finite = False  # the pass does, and names the image
+    return made
 
 
 def default_metrics(side: ReferenceSide | None, prompts: bool, reward: bool, baseline: bool) -> list[str]:

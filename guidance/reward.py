@@ -98,6 +98,8 @@ class CallableReward(Reward):
         self.function = function
         self.name, self.differentiable, self.space, self.needs_prompts = name, differentiable, space, needs_prompts
         self._takes_prompts = "prompts" in _roles(function)
+        self.checks_finite = True
+        """Whether scores that are not finite are refused here; off where the caller does it, and knows the image."""
         self._checked = False
 
     def score(self, images: Tensor, prompts: Sequence[str] | None) -> Tensor:
@@ -109,7 +111,7 @@ class CallableReward(Reward):
             raise ValueError(f"reward {self.name!r} must give numbers, not {type(found).__name__}") from error
         scores = scores if scores.is_floating_point() else scores.float()
         # On a GPU only once: to look at numbers there waits for all that is queued.
-        if scores.device.type == "cpu" or not self._checked:
+        if self.checks_finite and (scores.device.type == "cpu" or not self._checked):
             if not scores.isfinite().all():
                 raise ValueError(f"reward {self.name!r} gave a score that is not finite")
             self._checked = True

@@ -72,9 +72,8 @@ class TwoCalls(Call):
         step = self.next_step(kwargs, args, len(kwargs["hidden_states"]), again)
         states = [self.state.setdefault(name, {}) for name in self.layout.streams]
         self.steps = [step, *(replace(step, state=state) for state in states)]
-        self.alone = True not in [
-            self.rule.needs_uncond(each) for each in self.steps
-        ]  # all: a rule may act on being asked
+        needed = [self.rule.needs_uncond(each) for each in self.steps]  # each: a rule may act on being asked
+        self.alone = not any(needed)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After the first call hand out a copy of cond; after the second what makes the pipeline's result guided."""

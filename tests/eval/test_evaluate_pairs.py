@@ -55,7 +55,7 @@ def test_as_many_prompts_as_not_images_are_told_before_any_work(pictures):
 
 
 def test_a_reward_that_is_not_finite_is_no_mean(pictures):
-    with pytest.raises(UserError, match="gave a score that is not finite"):
+    with pytest.raises(UserError, match="reward is not finite for an image from"):
         evaluate_images(pictures("a", 3), None, ["reward"], reward=lambda images, _: images.mean((1, 2, 3)) / 0)
 
 
