@@ -12,8 +12,9 @@ from .coefficients import Coefficients, Trajectories
 from .corrections import EnergyPreserving, NormMatching, Renorm
 from .divergence import DIVERGENCES, Divergence
 from .fdg import FrequencyDecoupledGuidance
+from .interval import Interval
 from .linear_ag import LinearAdaptiveGuidance
-from .modifiers import Correction, Interval, Modifier, Rescale
+from .modifiers import Correction, Modifier, Rescale
 from .raag import RatioAwareAdaptiveGuidance
 from .reward import Reward, as_reward
 from .reward_ensemble import RewardEnsemble

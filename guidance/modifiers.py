@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
 from .cfg import rescaled
 from .step import Step
 from .trace import Measurement
@@ -151,57 +151,6 @@ def _corrected(modifiers: list[Modifier], guided: Tensor, cond: Tensor, latents:
     for modifier in modifiers:
         guided = modifier.correct(guided, cond, latents, step)
     return guided
-
-
-class Interval(Modifier):
-    """The rule inside an interval of sampling, the conditional prediction alone outside, where it costs one evaluation.
-
-    Kynkaanniemi et al., arXiv 2404.07724: guidance in the middle noise levels only. Evaluation i of n counts as inside
-    when start <= i / n < stop.
-
-    Args:
-        rule: the rule.
-        start: share of the evaluations before which the rule is off, in [0, 1). Default 0.
-        stop: share of the evaluations from which it is off again, in (start, 1]. Default 1.
-        low: the noise level (sigma as in the trace) down to which, exclusive, the rule is on; the paper's interval is
-            (low, high] in sigma: 0.28 to 5.42 for SDXL. Default None: no limit.
-        high: the noise level up to which, inclusive, it is on. Default None: no limit.
-
-    A limit on the noise level reads it from the device where the scheduler keeps it there.
-
-    Raises:
-        ValueError: also for an empty interval, or a step whose scheduler states no noise level.
-    """
-
-    order = -20
-
-    def __init__(
-        self,
-        rule: Guidance,
-        start: float = 0.0,
-        stop: float = 1.0,
-        low: float | None = None,
-        high: float | None = None,
-    ):
-        super().__init__(rule)
-        if not 0 <= start < stop <= 1:
-            raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
-        low, high = (None if level is None else finite("a noise level", level) for level in (low, high))
-        if low is not None and high is not None and not low < high:
-            raise ValueError(f"an interval of noise levels needs low < high, not low={low!r}, high={high!r}")
-        self.start, self.stop, self.low, self.high = float(start), float(stop), low, high
-
-    def active(self, step: Step) -> bool:
-        """Whether this step lies inside."""
-        if not self.start <= step.index / step.total < self.stop:
-            return False
-        if self.low is None and self.high is None:
-            return True
-        if step.sigma is None:
-            raise ValueError("this scheduler states no noise level: give the interval as start and stop")
-        sigma = float(step.sigma)
-        beyond = 1 + 1e-6  # a level in float32 may lie above the number that it stands for
-        return (self.low is None or sigma > self.low * beyond) and (self.high is None or sigma <= self.high * beyond)
 
 
 class Correction(Modifier):

@@ -52,6 +52,21 @@ def once() -> Iterator[None]:
             handler.removeFilter(spoken)
 
 
+@contextmanager
+def truncating() -> Iterator[None]:
+    """No word of transformers on "indexing errors" of a long prompt, which diffusers cuts off, and says so itself."""
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+
+    def true_alarm(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Token indices sequence length is longer")
+
+    logger.addFilter(true_alarm)
+    try:
+        yield
+    finally:
+        logger.removeFilter(true_alarm)
+
+
 class _Spoken(logging.Filter):
     """Lets the first record of each line of code through, of those that reach one handler."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .calibrated import rule_on
 from .errors import UserError, one_line
 from .metadata import Settings, versions
+from .quiet import truncating
 from .request import Request
 from .rules import NATIVE, modifier_values, option_values, place_rewards, rule_name
 from .switching import call_parameters
@@ -145,7 +146,8 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
     remedies: what to try where memory is not enough.
     """
     try:
-        output = pipe(**arguments)
+        with truncating():
+            output = pipe(**arguments)
     except ValueError as error:
         raise UserError(one_line(error)) from error
     except (TypeError, AssertionError) as error:

@@ -190,6 +190,25 @@ def test_a_list_of_another_length_says_so():
         sampled(Scheduled(ClassifierFreeGuidance(2.0), [1.0, 2.0, 3.0]), total=4)
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"start": 0.9}, "the interval start=0.9 holds none of the 8 evaluations: all were conditional"),
+        (
+            {"low": 500.0},
+            r"the interval low=500 holds none of the 8 .*, whose noise levels go from \S+ to \S+: ",
+        ),
+    ],
+)
+def test_an_interval_without_an_evaluation_is_warned_of_once_at_the_end(limits, said):
+    rule = Interval(ClassifierFreeGuidance(2.0), **limits)
+    with pytest.warns(UserWarning, match=said) as caught:
+        _, asked = sampled(rule)
+    assert not any(asked)
+    assert len(caught) == 1
+    sampled(Interval(ClassifierFreeGuidance(2.0), start=0.5, stop=0.6))  # holds one, and warnings are errors
+
+
 def test_an_interval_of_noise_levels_needs_noise_levels():
     here = step()
     here.sigma = None
@@ -202,6 +221,6 @@ def test_outside_an_interval_nothing_is_done_after_a_step():
         def after_step(self, latents, step):
             return 2 * latents
 
-    rule, z = Interval(Doubled(5.0), 0.0, 0.5), torch.ones(1, 4)
-    found = [float(rule.after_step(z, step(index=index)).mean()) for index in range(4)]
+    rule, z, state = Interval(Doubled(5.0), 0.0, 0.5), torch.ones(1, 4), {}
+    found = [float(rule.after_step(z, step(index=index, state=state)).mean()) for index in range(4)]
     assert found == [2, 2, 1, 1]
