@@ -6,6 +6,7 @@ from .base import Guidance, Vectors
 from .basis import Basis, Combination
 from .beta_cfg import BetaClassifierFreeGuidance
 from .cfg import ClassifierFreeGuidance
+from .cfg_pp import ClassifierFreeGuidancePlusPlus
 from .cfg_zero import ClassifierFreeZeroStarGuidance
 from .clip_reward import ClipReward
 from .coefficients import Coefficients, Trajectories
@@ -33,6 +34,7 @@ __all__ = [
     "Basis",
     "BetaClassifierFreeGuidance",
     "ClassifierFreeGuidance",
+    "ClassifierFreeGuidancePlusPlus",
     "ClassifierFreeZeroStarGuidance",
     "ClipReward",
     "Coefficients",

@@ -7,8 +7,9 @@ The contract, once, with shapes:
     step            Step       where in sampling we are, and how prediction, x0 and noise follow from one another
     guided          (B, ...)   what the pipeline goes on with, in place of both predictions
 
-`guidance_scale` w is always that of diffusers: 1 is conditional only, uncond + w (cond - uncond). But for two rules:
-frequency-decoupled guidance has more scales, and that of beta-CFG counts from uncond.
+`guidance_scale` w is always that of diffusers: 1 is conditional only, uncond + w (cond - uncond). But for three rules:
+frequency-decoupled guidance has more scales, that of beta-CFG counts from uncond, and that of CFG++ is its lambda in
+other units.
 """
 
 from __future__ import annotations

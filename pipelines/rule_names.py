@@ -37,6 +37,9 @@ RULES: dict[str, Rule] = {
         "LinearAdaptiveGuidance", "2312.12487", "estimates most unconditional predictions from earlier ones"
     ),
     "cfg-zero": Rule("ClassifierFreeZeroStarGuidance", "2503.18886", "scales uncond to fit cond; flow models"),
+    "cfg-pp": Rule(
+        "ClassifierFreeGuidancePlusPlus", "2406.08070", "CFG++: noise of the unconditional prediction, in any solver"
+    ),
     "tcfg": Rule("TangentialClassifierFreeGuidance", "2503.18137", "drops what of uncond is not tangential to cond"),
     "fdg": Rule("FrequencyDecoupledGuidance", "2506.19713", "a scale for each frequency band of the latents"),
     "beta": Rule("BetaClassifierFreeGuidance", "2502.10574", "normalised differences, most guidance in the middle"),

@@ -27,6 +27,7 @@ LINEAR: dict[str, dict[str, Any]] = {
     "RatioAwareAdaptiveGuidance": {},
     "AdaptiveGuidance": {"threshold": 2.0},
     "ClassifierFreeZeroStarGuidance": {},
+    "ClassifierFreeGuidancePlusPlus": {},
     "TangentialClassifierFreeGuidance": {},
     "BetaClassifierFreeGuidance": {},
 }
@@ -140,7 +141,8 @@ def _step(index: int = INDEX, state: dict[str, Any] | None = None) -> Step:
     """A step in the middle of a flow model's sampling, with numbers as the engine has them."""
     sigma = 1 - index / STEPS
     maps = (1.0, -sigma), (1.0, 1 - sigma)
-    return Step(index, STEPS, 1000 * sigma, sigma, "flow", *maps, state={} if state is None else state)
+    ahead = 1 - sigma + 1 / STEPS, sigma - 1 / STEPS
+    return Step(index, STEPS, 1000 * sigma, sigma, "flow", *maps, state={} if state is None else state, kernel=ahead)
 
 
 def _peer(name: str, options: dict[str, Any], cond: Tensor, uncond: Tensor) -> Contender:

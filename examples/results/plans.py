@@ -50,7 +50,17 @@ W_MAX = 10.0
 """RAAG's scale (arXiv 2508.03442v4, App. A.3)."""
 FLOW_SCALE = 3.0
 
-CONTENDERS = ("cfg+interval:start=0.2,stop=0.8", "apg", "raag", "ag", "cfg-zero", "tcfg", "fdg", "beta:gamma=0")
+CONTENDERS = (
+    "cfg+interval:start=0.2,stop=0.8",
+    "apg",
+    "raag",
+    "ag",
+    "cfg-zero",
+    "cfg-pp",
+    "tcfg",
+    "fdg",
+    "beta:gamma=0",
+)
 """beta-CFG with the difference at its own length: with gamma=1 its scale means something else for each latent size."""
 TUNED_SCALES = (2.0, 4.0, 6.0, 8.0)
 FRONT_STEPS = (8, 12)

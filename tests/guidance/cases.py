@@ -8,6 +8,7 @@ from diffguide.guidance import (
     AdaptiveProjectedGuidance,
     BetaClassifierFreeGuidance,
     ClassifierFreeGuidance,
+    ClassifierFreeGuidancePlusPlus,
     ClassifierFreeZeroStarGuidance,
     DynamicThresholding,
     EnergyPreserving,
@@ -34,7 +35,7 @@ def predictions(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torc
 
 
 def step(prediction: str = "epsilon", index: int = 0, state: dict | None = None, sigma: float = 1.7) -> Step:
-    """A Step at noise level `sigma`, or at that share of noise over 1 + that for a flow model."""
+    """A Step from noise level `sigma` to a third of it, or from and to these shares of noise for a flow model."""
     alpha = (1 + sigma**2) ** -0.5
     s = sigma * alpha
     t = sigma / (1 + sigma)
@@ -46,7 +47,14 @@ def step(prediction: str = "epsilon", index: int = 0, state: dict | None = None,
     }
     denoised, noise = maps[prediction]
     state = {} if state is None else state
-    return Step(index, 4, 500.0, torch.tensor(sigma), prediction, denoised, noise, state)
+    later = sigma / 3
+    kernel = (1 / (1 + later), later / (1 + later)) if prediction == "flow" else _unit(1.0, later)
+    return Step(index, 4, 500.0, torch.tensor(sigma), prediction, denoised, noise, state, kernel=kernel)
+
+
+def _unit(signal: float, noise: float) -> tuple[float, float]:
+    norm = (signal**2 + noise**2) ** 0.5
+    return signal / norm, noise / norm
 
 
 RULES = [
@@ -57,6 +65,7 @@ RULES = [
     AdaptiveGuidance(7.5, threshold=0.9),
     AdaptiveGuidance(7.5, threshold=0.9, space="denoised"),
     ClassifierFreeZeroStarGuidance(7.5),
+    ClassifierFreeGuidancePlusPlus(7.5),
     TangentialClassifierFreeGuidance(7.5),
     FrequencyDecoupledGuidance(7.5),
     FrequencyDecoupledGuidance(7.5, parallel_weights=0.3),

@@ -11,6 +11,7 @@ from diffguide.guidance import (
     AdaptiveProjectedGuidance,
     BetaClassifierFreeGuidance,
     ClassifierFreeGuidance,
+    ClassifierFreeGuidancePlusPlus,
     ClassifierFreeZeroStarGuidance,
     FrequencyDecoupledGuidance,
     Interval,
@@ -71,7 +72,7 @@ def test_each_sample_may_have_a_noise_level_of_its_own(rule, kind):
     batch, sigmas = predictions((3, 4, 8, 8)), (0.4, 1.7, 3.0)
     alone = [step(kind, 1, sigma=sigma) for sigma in sigmas]
     together = step(kind, 1)
-    for space in ("denoised", "noise"):
+    for space in ("denoised", "noise", "kernel"):
         pairs = zip(*(getattr(one, space) for one in alone))
         setattr(together, space, tuple(torch.tensor(numbers) for numbers in pairs))
     guided, _ = rule.guide(*batch, together)
@@ -118,6 +119,7 @@ EQUIVARIANT = [
     RatioAwareAdaptiveGuidance(6.0),
     AdaptiveGuidance(6.0),
     ClassifierFreeZeroStarGuidance(6.0),
+    ClassifierFreeGuidancePlusPlus(6.0),
     TangentialClassifierFreeGuidance(6.0),
     FrequencyDecoupledGuidance(6.0),
     NormMatching(ClassifierFreeGuidance(6.0)),
