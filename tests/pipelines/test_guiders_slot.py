@@ -17,6 +17,7 @@ from torch import Tensor
 from diffguide.guidance import (
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
+    ClassifierFreeGuidancePlusPlus,
     Guidance,
     Interval,
     RatioAwareAdaptiveGuidance,
@@ -38,6 +39,7 @@ RULES = {
     "cfg": ClassifierFreeGuidance(5.0),
     "conditional": ClassifierFreeGuidance(1.0),
     "apg": AdaptiveProjectedGuidance(5.0),
+    "cfg-pp": ClassifierFreeGuidancePlusPlus(5.0),
     "raag": RatioAwareAdaptiveGuidance(5.0),
     "half": HalfGuided(5.0),
     "interval": Interval(AdaptiveProjectedGuidance(8.0), start=0.25, stop=0.75),
