@@ -13,8 +13,13 @@ from .step import Step
 from .tensors import per_sample, precise, restored
 from .trace import Measurement
 
-ANCESTRAL = ("EulerAncestralDiscreteScheduler", "DDPMScheduler")
-"""Schedulers whose steps draw noise anew, as much as keeps the variance of the forward process."""
+NEW_NOISE = {
+    "EulerAncestralDiscreteScheduler": 2.0,
+    "DDPMScheduler": 2.0,
+    "DDPMWuerstchenScheduler": 2.0,
+    "LCMScheduler": math.inf,
+}
+"""Schedulers whose steps draw noise anew: the power of r'/r that is kept of the old one; in an LCM step, nothing."""
 
 
 class ClassifierFreeGuidancePlusPlus(Guidance):
@@ -28,9 +33,9 @@ class ClassifierFreeGuidancePlusPlus(Guidance):
     r and r' being noise over signal at this level and the next one. So the scheduler stays as it is, flow models have
     the same rule, and the trace shows w_t: the closer the steps, the larger. At the last step w_t is lambda.
 
-    Exact under DDIM (with eta 0), Euler, Euler ancestral, DDPM and the Euler steps of flow matching, where the last
-    step ends without noise. Solvers of higher order take their own steps with these scales, which approximates what
-    other programs do in theirs; a further evaluation within a step has the scale of the first.
+    Exact under DDIM (with eta 0), Euler, Euler ancestral, DDPM, LCM and the Euler steps of flow matching, where the
+    last step ends without noise. Solvers of higher order take their own steps with these scales, which approximates
+    what other programs do in theirs; a further evaluation within a step has the scale of the first.
 
     Args:
         guidance_scale: lambda times `unit`. Default 7.5, for a lambda of 0.6.
@@ -76,4 +81,4 @@ def _kept(step: Step) -> Scalar:
         return math.inf  # there is no noise to go down from
     signal, noise = step.kernel
     kept = noise / signal * (-q / b)  # z = alpha x0 + sigma eps has sigma / alpha = -b / q
-    return kept * kept if step.scheduler in ANCESTRAL else kept
+    return kept ** NEW_NOISE.get(step.scheduler, 1.0)
