@@ -25,6 +25,7 @@ SHOWN: tuple[tuple[str, str, str, float], ...] = (
     ("AG, 8", "sweep", "ag", HIGH),
     ("RAAG, 8", "sweep", "raag", HIGH),
     ("CFG-Zero*, 8", "sweep", "cfg-zero", HIGH),
+    ("CFG++, 8", "sweep", "cfg-pp", HIGH),
     ("TCFG, 8", "sweep", "tcfg", HIGH),
     ("beta-CFG, 8", "sweep", "beta:gamma=0", HIGH),
 )
@@ -37,19 +38,25 @@ def columns() -> list[tuple[str, str, Cell]]:
 
 
 def draw_gallery(runs: Path, path: Path) -> bool:
-    """Write the pictures that the comparisons in `runs` kept to `path`; False where one of these is missing."""
+    """Write the pictures that the comparisons in `runs` kept to `path`; False where one is missing."""
     plans = {part: plan for _, part, _ in columns() if (plan := plan_of(runs / part))}
     if not all(part in plans for _, part, _ in columns()):
         return False
     stores = {part: Store(runs / part, plan) for part, plan in plans.items()}
     plan = min(plans.values(), key=lambda its: its.num_images)
     rows = range(min(SHEET_ROWS, plan.num_images))
+    files = [
+        [stores[part].image_path(plans[part].cells.index(place), image) for image in rows]
+        for _, part, place in columns()
+    ]
+    if not all(file.is_file() for column in files for file in column):
+        return False
     figure = Figure(figsize=(1.05 * len(SHOWN), 1.0 * len(rows) + 0.4), layout="constrained", dpi=100)
     grid = figure.subplots(len(rows), len(SHOWN), squeeze=False)
-    for (title, part, place), column in zip(columns(), grid.T):
+    for (title, *_), pictures, column in zip(SHOWN, files, grid.T):
         column[0].set_title(title, fontsize=7)
-        for image, axes in zip(rows, column):
-            with Image.open(stores[part].image_path(plans[part].cells.index(place), image)) as picture:
+        for file, axes in zip(pictures, column):
+            with Image.open(file) as picture:
                 axes.imshow(np.asarray(picture), interpolation="lanczos")
             axes.set(xticks=[], yticks=[])
             axes.set_frame_on(False)
