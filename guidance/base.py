@@ -110,7 +110,13 @@ class Guidance:
         else:
             there = b * basis.add("cond in space", (own + (a / b) * basis["latents"]).tensor())
             vectors = Vectors(there, there - b * difference, b * difference, basis["latents"])
-        guided = own + (self.combine(vectors, step) - vectors.cond) / b
+        combined = self.combine(vectors, step)
+        if not isinstance(combined, Combination):
+            raise TypeError(
+                f"{type(self).__name__}.combine() must return a combination of the vectors, not a "
+                f"{type(combined).__name__}: a rule on tensors overrides guide()"
+            )
+        guided = own + (combined - vectors.cond) / b
         return guided.tensor().to(cond.dtype), Measurement(lambda: guided)
 
     def mapping(self, step: Step) -> tuple[Scalar, Scalar]:

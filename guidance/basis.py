@@ -18,6 +18,11 @@ from torch import Tensor
 
 from .tensors import inner, precise
 
+_FOREIGN = (
+    "a combination has other combinations added to it, and numbers or tensors (B,) multiplied with it, not a {} added: "
+    "a tensor (B, ...) comes in by vectors.basis.add(name, tensor)"
+)
+
 Scalar = Tensor | float
 """A number, a tensor of no dimension, or (B,), one per sample."""
 
@@ -88,6 +93,8 @@ class Combination:
     terms: tuple[Term, ...]
 
     def __add__(self, other: Combination) -> Combination:
+        if not isinstance(other, Combination):
+            raise TypeError(_FOREIGN.format(type(other).__name__))
         terms = list(self.terms)
         for term in other.terms:
             same = [k for k, own in enumerate(terms) if own.name == term.name and own.scalar is term.scalar]
@@ -97,8 +104,13 @@ class Combination:
                 terms.append(term)
         return Combination(self.basis, tuple(term for term in terms if term.factor != 0))
 
+    __radd__ = __add__
+
     def __sub__(self, other: Combination) -> Combination:
         return self + -other
+
+    def __rsub__(self, other: Combination) -> Combination:
+        return -self + other
 
     def __neg__(self) -> Combination:
         return self.times(-1.0)
@@ -129,7 +141,7 @@ class Combination:
             return left.times(right) if isinstance(left, Combination) else right.times(left)
         if function in (Tensor.div, Tensor.__truediv__, torch.div) and isinstance(args[0], Combination):
             return args[0].times(1 / args[1])
-        return NotImplemented
+        raise TypeError(_FOREIGN.format("Tensor"))
 
     def dot(self, other: Combination) -> Tensor:
         """(B,): the inner product per sample."""

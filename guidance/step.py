@@ -72,6 +72,8 @@ class Step:
         if space == "prediction":
             return 0.0, 1.0
         pair = {"denoised": self.denoised, "noise": self.noise}.get(space)
+        if space not in ("denoised", "noise"):
+            raise ValueError(f'a rule\'s space is "prediction", "denoised" or "noise", not {space!r}')
         if pair is None:
             raise ValueError(
                 f"this scheduler gives no way from its {self.prediction} prediction to the {space} space; "

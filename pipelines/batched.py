@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffguide.guidance import Step
 
 from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stacked, standstill, with_predictions
+from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
 from .halves import Halves
@@ -112,9 +113,9 @@ class BatchedCall(Call):
         cond, base = parts["cond"], parts.get("image", parts.get("uncond"))
         measured = None
         if self.halved or base is None:
-            guided = self.rule.guide_cond(cond, latents, step)
+            guided = conditional_by(self.rule, cond, latents, step)
         else:
-            guided, measured = self.rule.guide(cond, base, latents, step)
+            guided, measured = guided_by(self.rule, cond, base, latents, step)
         if step.decision == "zeroed":
             guided = standstill(cond)
         if self.layout.per_frame:

@@ -14,6 +14,7 @@ from diffguide.guidance import Guidance, Trace
 from diffguide.guidance.trace import Measurement
 
 from .calls import sample_of, standstill
+from .contract import conditional_by, guided_by
 from .errors import UserError
 from .guiders import GuiderRule, is_guider
 from .guiders_repair import repaired
@@ -106,9 +107,9 @@ class RuleGuider(_Stepped, BaseGuidance):
         latents, self._latents = self._latents[tuple(slice(0, size) for size in cond.shape)], None
         uncond = others[0] if others else None
         if uncond is None:
-            guided, measured = self.rule.guide_cond(cond, latents, self.step), None
+            guided, measured = conditional_by(self.rule, cond, latents, self.step), None
         else:
-            guided, measured = self.rule.guide(cond, uncond, latents, self.step)
+            guided, measured = guided_by(self.rule, cond, uncond, latents, self.step)
         if self.step.decision == "zeroed":
             guided = standstill(cond)
         self.trace.append(self.step, len(data), len(cond), measured)

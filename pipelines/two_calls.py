@@ -20,6 +20,7 @@ from diffguide.guidance import Step
 
 from .answering import answer
 from .calls import Call, fills_cache, predictions_of, standstill, with_predictions
+from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
 from .regions import inside, latents_in, region, watch_latents
@@ -90,7 +91,7 @@ class TwoCalls(Call):
         self.kept = [c.to(torch.float32 if self.layout.float32 else c.dtype, copy=True) for c in self.cond]
         if self.alone:
             for kept, cond, latents, where, step in self._each():
-                result = self.rule.guide_cond(inside(cond, where), latents, step)
+                result = conditional_by(self.rule, inside(cond, where), latents, step)
                 kept[where] = standstill(inside(cond, where)) if step.decision == "zeroed" else result
             # A cache of the unconditional call that is filled at the first step has to be filled.
             if kwargs.get("kv_cache_mode") != "extract":
@@ -106,7 +107,7 @@ class TwoCalls(Call):
             else:
                 both = inside(cond, where), inside(uncond, where)
                 seen = [self._visible(tensor.to(kept.dtype)) for tensor in (*both, latents)]
-                result, measures = self.rule.guide(seen[0], seen[1], seen[2], step)
+                result, measures = guided_by(self.rule, seen[0], seen[1], seen[2], step)
                 measured = measures if k == 0 else measured
                 if self.layout.copied:
                     result = kept + (kept - result) / self._native_extra
