@@ -16,7 +16,7 @@ from diffguide.pipelines.request import DEFAULT_MODEL, read_prompts
 from .columns import COLUMNS, check_column
 from .contents import plan_contents
 from .files import locked
-from .grid import check_folder, clear_folder, run_plan
+from .grid import check_folder, clear_folder, has_begun, run_plan
 from .growth import continuing, plan_of
 from .measures import distances
 from .metrics import METRICS
@@ -147,7 +147,7 @@ def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
     if not (overwrite and (folder / "plan.json").is_file()):
         check_folder(folder, plan)  # before anything is written where something else may lie
     with locked(folder):
-        if overwrite:
+        if overwrite or not has_begun(folder):
             clear_folder(folder)
         check_folder(folder, plan)
         yield

@@ -41,6 +41,8 @@ def check_folder(folder: Path, plan: Plan) -> None:
         if folder.is_dir() and any(path.name[0] != "." and path.name not in FOLDERS for path in folder.iterdir()):
             raise UserError(f"the folder {str(folder)!r} holds something else: give another --output")
         return
+    if not has_begun(folder):
+        return
     difference = obstacle(plan, there)
     if difference:
         source = f" of {plan.prompt_file!r}" if difference.startswith("prompts:") and plan.prompt_file else ""
@@ -59,6 +61,11 @@ def check_folder(folder: Path, plan: Plan) -> None:
             f"an earlier diffguide began the comparison in {str(folder)!r} and did not note what {unnoted!r} held: "
             "give --overwrite or another --output"
         )
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a batch of a comparison is finished there: one that failed before holds nothing that could be lost."""
+    return any(folder.glob("cells/*/batches/*.npz"))
 
 
 def clear_folder(folder: Path) -> None:

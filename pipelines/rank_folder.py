@@ -81,8 +81,11 @@ class RankFolder:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{str(self.state)!r} is damaged: --overwrite begins again") from error
         if changed:
-            what = changed[0].removesuffix("s").replace("_", " ")
-            raise UserError(f"{str(self.state)!r} is of a search with another {what}: give it, or another --output")
+            what, (there, here) = changed[0], (str(its.get(changed[0]))[:80] for its in (before, self.identity))
+            raise UserError(
+                f"{str(self.state)!r} is of a search with another {what.removesuffix('s').replace('_', ' ')} "
+                f"({there} there, {here} here): give it, or another --output"
+            )
 
     def _write(self, path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
         from safetensors.torch import save

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffguide.eval import files as files_module
+from diffguide.eval import sampler
 from diffguide.eval.comparison import compare
 from diffguide.pipelines.errors import UserError
 
@@ -44,3 +45,25 @@ def test_a_start_that_failed_can_be_made_again(tiny_plan, tmp_path, monkeypatch)
         monkeypatch.setattr(files_module.os, "replace", real)
         (tmp_path / failing / f".{failing}.1.tmp").write_bytes(b"of one that was killed")
         assert compare(plan, tmp_path / failing)["n"] == 2
+
+
+def test_one_that_failed_before_its_first_batch_can_be_made_otherwise(tiny_plan, tmp_path, monkeypatch):
+    """As after `out of memory`: with smaller batches, fewer images, another dtype, without --overwrite."""
+
+    def fail(*_):
+        raise UserError("out of memory: try a smaller --batch-size")
+        yield
+
+    plan = tiny_plan(["cfg"], [2.0], num_images=4, batch_size=4)
+    monkeypatch.setattr(sampler, "sample_units", fail)
+    with pytest.raises(UserError, match="out of memory"):
+        compare(plan, tmp_path / "run")
+    assert (tmp_path / "run" / "plan.json").is_file()
+    left = tmp_path / "run" / "cells" / plan.folder(0) / "images" / "00000.png"
+    left.write_bytes(b"of a batch that was not finished")
+    monkeypatch.undo()
+    other = tiny_plan(["apg"], [3.0], num_images=2, batch_size=2)
+    assert compare(other, tmp_path / "run")["n"] == 2
+    assert [path.name for path in (tmp_path / "run" / "cells").iterdir()] == [other.folder(0)]
+    with pytest.raises(UserError, match="holds another comparison"):
+        compare(plan, tmp_path / "run")

@@ -13,6 +13,7 @@ from diffguide.eval.comparison import compare, make_plan
 from diffguide.eval.contents import BLOCKS, WHOLE, content_hash, plan_contents
 from diffguide.eval.grid import check_folder
 from diffguide.eval.plan import Cell, Plan
+from diffguide.eval.store import Store
 from diffguide.guidance import Coefficients
 from diffguide.pipelines.errors import UserError
 
@@ -24,9 +25,11 @@ def coefficients(path, weight):
 
 
 def noted(plan, folder):
-    """The plan as a run of it in `folder` begins."""
+    """The plan as a run of it in `folder` has it after its first batch."""
     plan = Plan.from_dict({**plan.to_dict(), "files": plan_contents(plan)})
-    folder.mkdir()
+    batch = Store(folder, plan).batch_path(0, 0)
+    batch.parent.mkdir(parents=True)
+    batch.touch()
     (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
     return plan
 
