@@ -18,13 +18,15 @@ from statements import Statement
 class Chart:
     """A figure of cells: a metric along "guidance_scale", "steps" or "evaluations"; or what a trace has, per "step".
 
-    rules: those that are drawn; () for all.
+    rules: those that are drawn; () for all. best: each at the scale alone that suits it best; others may be there as a
+    baseline.
     """
 
     part: str
     metric: str
     along: str
     rules: tuple[str, ...] = ()
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ CLAIMS: dict[str, Claim] = {
         ("sweep", "front"),
         statements.front,
         (
-            Chart("front", "fid", "evaluations", (*_TUNED, "linear-ag")),
+            Chart("front", "fid", "evaluations", (*_TUNED, "linear-ag"), best=True),
             Chart("sweep", "fid", "guidance_scale", _TUNED),
             Chart("sweep", "ratio", "step", ("raag",)),
         ),

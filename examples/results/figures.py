@@ -9,6 +9,7 @@ from typing import Any
 from claims import Chart
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from plans import best_scales
 
 from diffguide.eval.columns import COLUMNS
 
@@ -22,8 +23,7 @@ def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
     figure = Figure(figsize=(8.0, 4.0), layout="constrained", dpi=110)
     axes = figure.subplots()
     axes.set_prop_cycle(color=[*colormaps["tab10"].colors, *colormaps["Dark2"].colors])
-    chosen = [cell for cell in part["cells"] if not chart.rules or cell["guidance"] in chart.rules]
-    for number, (label, cells) in enumerate(_lines(chosen, chart.along).items()):
+    for number, (label, cells) in enumerate(_lines(drawn(part["cells"], chart), chart.along).items()):
         mark = MARKS[number % len(MARKS)]
         if chart.along == "step":
             axes.plot(cells[0]["trace"][chart.metric], marker=mark, markersize=4, label=label)
@@ -41,6 +41,15 @@ def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="x-small")
     figure.savefig(path, metadata={"Software": None})
+
+
+def drawn(cells: list[dict[str, Any]], chart: Chart) -> list[dict[str, Any]]:
+    """The cells of a part that a chart shows."""
+    chosen = [cell for cell in cells if not chart.rules or cell["guidance"] in chart.rules]
+    if not chart.best:
+        return chosen
+    scales = best_scales(chosen, chart.metric)
+    return [cell for cell in chosen if cell["guidance_scale"] == scales[cell["guidance"]]]
 
 
 def _lines(cells: list[dict[str, Any]], along: str) -> dict[str, list[dict[str, Any]]]:

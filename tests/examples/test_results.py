@@ -101,6 +101,23 @@ def test_verdicts(tool, sign, low, high, word):
     assert tool("claims").verdict(sign, low, high) == word
 
 
+def test_a_chart_of_best_scales_leaves_out_the_baseline_at_those_of_others(tool):
+    cells = [
+        {"guidance": rule, "guidance_scale": scale, "steps": steps, "metrics": {"fid": {"value": fid}}}
+        for rule, scale, steps, fid in (
+            ("cfg", 2.0, 8, 5.0),
+            ("cfg", 2.0, 12, 4.0),
+            ("cfg", 6.0, 8, 4.5),
+            ("raag", 6.0, 8, 4.2),
+            ("ag", 2.0, 8, 1.0),
+        )
+    ]
+    shown = tool("figures").drawn(
+        cells, tool("claims").Chart("front", "fid", "evaluations", ("cfg", "raag"), best=True)
+    )
+    assert shown == [cells[0], cells[1], cells[3]]
+
+
 @pytest.fixture
 def small_claim(tool, monkeypatch):
     """Two cells of RAAG and plain guidance, at 2 steps and at 3."""
