@@ -71,6 +71,8 @@ def test_the_gallery_shows_what_is_sampled_and_kept(tool, tmp_path):
     assert gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")
     with Image.open(tmp_path / "gallery.png") as drawn:
         assert (255, 0, 0) in {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20)}
+    store.image_path(plan.cells.index(place), 0).unlink()
+    assert not gallery.draw_gallery(tmp_path, tmp_path / "gallery.png")  # the sweep is not finished
 
 
 def test_scales_are_tuned_on_other_seeds_than_they_are_judged_on(tool):
