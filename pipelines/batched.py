@@ -10,7 +10,6 @@ text, between the first two, and the image keeps the pipeline's own scale s_I:
 from __future__ import annotations
 
 import functools
-import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +18,17 @@ from torch import Tensor, nn
 
 from diffguide.guidance import Step
 
-from .calls import Arguments, Call, fills_cache, predictions_of, sample_of, stacked, standstill, with_predictions
+from .calls import (
+    Arguments,
+    Call,
+    argument_names,
+    fills_cache,
+    predictions_of,
+    sample_of,
+    stacked,
+    standstill,
+    with_predictions,
+)
 from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
@@ -67,9 +76,11 @@ class BatchedCall(Call):
             return None
         if parts > 1 and not getattr(self.pipe, "do_classifier_free_guidance", True):
             self.moved = []
-            if self.trace:
-                return None  # a cutoff callback of the user's own has ended guidance on the way
-            raise UserError(self.inactive())
+            if not self.trace:
+                raise UserError(self.inactive())
+            # A cutoff callback of the user's own has ended guidance on the way.
+            self.trace.append(self.next_step(kwargs, args, rows), 1, rows, None)
+            return None
         if self.rows and rows != self.rows:
             return None
         if rows % parts:
@@ -139,7 +150,7 @@ class BatchedCall(Call):
         if len(self.order) == 1:
             return args, kwargs
         half = self.once(("half", self.rows), lambda: Halves(self.layout, self.rows, self.order.index("cond")))
-        return half.cut(self.once(("names", module, len(args)), lambda: _named(module, args)), args, kwargs)
+        return half.cut(self.once(("names", module, len(args)), lambda: argument_names(module, args)), args, kwargs)
 
     def _evaluate(self, latents: Tensor) -> Tensor:
         """`Step.evaluate`."""
@@ -189,8 +200,3 @@ def _moved(prediction: Tensor, where: Any, cond: Tensor, guided: Tensor) -> Tens
     moved = prediction.clone()
     moved[where] += guided - cond
     return moved
-
-
-def _named(module: nn.Module, args: tuple[Any, ...]) -> list[str]:
-    """The names of arguments given by position."""
-    return list(inspect.signature(module.forward).parameters)[: len(args)]

@@ -8,18 +8,19 @@ which pipelines evaluate both predictions are its subclasses, in `batched` and `
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffguide.guidance import Guidance, Step, Trace
 
 from .decoding import Decoder
-from .errors import UserError
+from .errors import UserError, warn_user
 from .layouts import Layout
 from .levels import Levels
 from .parametrization import describe_step, restated
@@ -89,6 +90,7 @@ class Call:
         if self.decoder is not None and not self.layout.streams:
             sample, decoder = stacked(sample_of(args, kwargs)), self.decoder
             step.decode = decoder if self.once(("decode", sample.shape), lambda: decoder.takes(sample)) else None
+        self._check_beginning(timestep)
         self.step = step
         self.index += 1
         return step
@@ -103,6 +105,21 @@ class Call:
         if schedule is not self.schedule or used_up:
             self.index, self.state = 0, {}
         self.schedule = schedule
+
+    def _check_beginning(self, timestep: Any) -> None:
+        """Warn, once, of a sampling that begins where the one before did not: evaluations that no step goes with."""
+        if self.index:
+            return
+        first = self.known.setdefault("beginning", (self.schedule, timestep))
+        if first[0] is self.schedule and float(first[1]) != float(timestep):
+            self.once(
+                "said",
+                lambda: warn_user(
+                    f"{type(self.pipe).__name__} evaluates its denoiser more often than its scheduler has steps: the "
+                    "rule acts on every evaluation, and counts steps wrongly"
+                ),
+            )
+        self.known["beginning"] = self.schedule, timestep
 
     def _total(self, timestep: Any) -> int:
         """How many evaluations a sampling makes that begins at `timestep`: image-to-image ones leave the first out."""
@@ -129,6 +146,11 @@ class Call:
 
     def finish(self) -> None:
         """The pipeline returned; UserError if the rule never had two predictions to act on."""
+        if not self.trace and self.index == 0:
+            raise UserError(
+                f"{type(self.pipe).__name__} sampled no step: its denoiser was not called. A strength that leaves no "
+                "step has to be larger, or num_inference_steps has"
+            )
         if not self.trace:
             raise UserError(self.inactive())
 
@@ -158,6 +180,16 @@ def sample_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args:
         return args[0]
     return next(kwargs[name] for name in ("hidden_states", "sample", "x") if name in kwargs)
+
+
+def argument_names(module: nn.Module, args: tuple[Any, ...]) -> list[str]:
+    """The names of arguments given to a module by position."""
+    return list(inspect.signature(module.forward).parameters)[: len(args)]
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a module by name."""
+    return dict(zip(argument_names(module, args), args)) | kwargs if args else kwargs
 
 
 def fills_cache(kwargs: dict[str, Any]) -> bool:

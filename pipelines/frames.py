@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from types import FrameType
@@ -9,10 +10,20 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+_CALLS: set[Any] = set()
+"""The code of calls that have another name: of classes whose `__call__` was replaced by a function."""
+
+
+def know(call: Any) -> None:
+    """From now on frames of this function, the `__call__` of a pipeline class, are found whatever its name."""
+    code = getattr(inspect.unwrap(call), "__code__", None)
+    if code is not None and code.co_name != "__call__":
+        _CALLS.add(code)
+
 
 def caller() -> Any:
     """The pipeline whose `__call__` is the innermost under way, or None."""
-    return _innermost().get("self")
+    return _innermost()[0]
 
 
 def variables_of(pipe: Any) -> Mapping[str, Any]:
@@ -20,17 +31,22 @@ def variables_of(pipe: Any) -> Mapping[str, Any]:
 
     What a pipeline works out of its arguments, such as height and width, is nowhere else.
     """
-    variables = _innermost()
-    return variables if variables.get("self") is pipe else {}
+    own, variables = _innermost()
+    return variables if own is pipe else {}
 
 
-def _innermost() -> Mapping[str, Any]:
-    """The variables of that `__call__`, asked for once: a frame makes a dictionary of them each time; {} if none."""
+def _innermost() -> tuple[Any, Mapping[str, Any]]:
+    """That pipeline and the variables of its `__call__`, asked for once: a frame makes a dictionary of them each time.
+
+    (None, {}) if none is under way.
+    """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_name == "__call__" and frame.f_code.co_varnames[:1] == ("self",):
+        code = frame.f_code
+        if (code.co_name == "__call__" and code.co_varnames[:1] == ("self",)) or code in _CALLS:
             variables = frame.f_locals
-            if isinstance(variables["self"], DiffusionPipeline):
-                return variables
+            pipe = variables[code.co_varnames[0]]
+            if isinstance(pipe, DiffusionPipeline):
+                return pipe, variables
         frame = frame.f_back
-    return {}
+    return None, {}

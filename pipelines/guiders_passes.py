@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +12,7 @@ from diffguide.guidance import Guidance, Step, Trace
 from diffguide.guidance.trace import Measurement
 
 from .batched import BatchedCall
-from .calls import Arguments, prediction_of, standstill
+from .calls import Arguments, argument_names, prediction_of, standstill
 from .errors import UserError
 from .guiders_repair import repaired
 from .halves import Halves
@@ -131,7 +130,7 @@ class Passes:
             return self.given[side]
         args, kwargs = self.given["cond"]
         half = Halves(self.call.layout, self.call.rows, self.call.order.index(side))
-        return half.cut(list(inspect.signature(self.module.forward).parameters)[: len(args)], args, kwargs)
+        return half.cut(argument_names(self.module, args), args, kwargs)
 
 
 class _Driven(Guidance):

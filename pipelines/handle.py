@@ -18,7 +18,7 @@ from .caches import keeps_the_batch
 from .calls import Call
 from .decoding import Decoder
 from .errors import UserError, warn_user
-from .frames import caller
+from .frames import caller, know
 from .guiders import GuiderRule, as_rule
 from .layouts import Layout
 from .probe import probe
@@ -77,6 +77,7 @@ class GuidanceCallback:
         self.preview, self.checkpointing = preview, checkpointing
         # One that was made by the class of a guided pipeline has that class, but no rule.
         self._native = type(pipe) if attached is None else attached._native
+        know(self._native.__call__)
         self._call: Call | None = None
         self._trace = Trace()
         self._warned: set[str] = set()

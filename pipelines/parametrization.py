@@ -70,7 +70,7 @@ def _described(
         signal, prediction = scheduler._alpha_cumprod(timestep, timestep.device), "epsilon"
         alpha, s = signal**0.5, (1 - signal) ** 0.5
         sigma = s / alpha
-    elif prediction == "unknown":
+    elif prediction == "unknown" or (sigma is None and not hasattr(scheduler, "alphas_cumprod")):
         return Step(index, total, timestep, sigma, prediction, state=state)
     elif sigma is None:
         signal = levels.at(scheduler.alphas_cumprod, integer(timestep))

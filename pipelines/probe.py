@@ -79,7 +79,10 @@ def _explained(pipe: Any, layout: Layout, seen: _Seen) -> Layout:
         if offset not in (0, 1) or abs(weight - PROBED_AT - offset) > (0.02 if first.dtype == torch.float32 else 0.2):
             continue
         if calls == "two" and not cond_first:
-            break
+            raise UserError(
+                f"{type(pipe).__name__} is not a pipeline whose guidance is known, and no rule can act in it: it calls "
+                f"{module} for the unconditional prediction first, and for the conditional one after that"
+            )
         if calls == "one":
             calls = "cond-first" if cond_first else "uncond-first"
         scheduler = getattr(pipe, seen.scheduler)

@@ -76,7 +76,8 @@ def switched_off(
 def chained_after_step(after_step: Callable[[Any], Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments by which a pipeline calls `after_step` on its latents, in front of the user's own callback."""
     users = arguments.get("callback_on_step_end")
-    wanted = list(arguments.get("callback_on_step_end_tensor_inputs") or getattr(users, "tensor_inputs", []))
+    own = getattr(users, "tensor_inputs", None)  # of a callback of diffusers, which goes by these alone
+    wanted = list(own or arguments.get("callback_on_step_end_tensor_inputs") or [])
 
     def callback(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         tensors["latents"] = after_step(tensors["latents"])

@@ -9,6 +9,7 @@ own by then (`Layout.copied`), the second answer is instead the one that its for
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from diffguide.guidance import Step
 
 from .answering import answer
-from .calls import Call, fills_cache, predictions_of, standstill, with_predictions
+from .calls import Call, by_name, fills_cache, predictions_of, sample_of, standstill, with_predictions
 from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
+from .frames import caller
 from .regions import inside, latents_in, region, watch_latents
 
 
@@ -61,16 +63,19 @@ class TwoCalls(Call):
         self.ignored = fills_cache(kwargs)
         if self.ignored:
             return
-        text, position = kwargs.get("encoder_hidden_states"), getattr(self._scheduler, "step_index", None)
-        self.second = self.opened and text is not self.text and position == self.position
+        named = by_name(module, args, kwargs)
+        text, position = named.get("encoder_hidden_states"), getattr(self._scheduler, "step_index", None)
+        another = text is not self.text or self._one_text
+        self.second = self.opened and another and position == self.position
         if self.second:
             return
         self._close()
         self.opened, self.text, self.position = True, text, position
-        self._forget(kwargs["hidden_states"].shape)
+        sample = sample_of((), named)
+        self._forget(sample.shape)
         self.given = module, args, kwargs
         again = None if self.layout.streams else self._evaluate
-        step = self.next_step(kwargs, args, len(kwargs["hidden_states"]), again)
+        step = self.next_step(named, (), len(sample), again)
         states = [self.state.setdefault(name, {}) for name in self.layout.streams]
         self.steps = [step, *(replace(step, state=state) for state in states)]
         needed = [self.rule.needs_uncond(each) for each in self.steps]  # each: a rule may act on being asked
@@ -80,11 +85,12 @@ class TwoCalls(Call):
         """After the first call hand out a copy of cond; after the second what makes the pipeline's result guided."""
         if self.ignored:
             return output
-        return self._after_second(output) if self.second else self._after_first(module, kwargs, output)
+        return self._after_second(output) if self.second else self._after_first(module, args, kwargs, output)
 
-    def _after_first(self, module: nn.Module, kwargs: dict[str, Any], output: Any) -> Any:
+    def _after_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         self.cond = _tensors(output)
-        samples = [kwargs[name] for name in ("hidden_states", *self.layout.streams)]
+        named = by_name(module, args, kwargs)
+        samples = [sample_of((), named), *(named[name] for name in self.layout.streams)]
         self.where = [region(self.pipe, self.layout, self.count), *(... for _ in self.layout.streams)]
         self.latents = [latents_in(z, inside(c, where), where) for z, c, where in zip(samples, self.cond, self.where)]
         self.mask = kwargs.get(self.layout.mask)
@@ -121,6 +127,12 @@ class TwoCalls(Call):
     def _each(self) -> list[tuple[Tensor, Tensor, Tensor, Any, Step]]:
         """Kept, cond, latents, their region and step of each stream; a rule remembers each for itself."""
         return list(zip(self.kept, self.cond, self.latents, self.where, self.steps))
+
+    @functools.cached_property
+    def _one_text(self) -> bool:
+        """Whether the prompt's embedding is given as the negative prompt's, too, so that it does not tell the calls."""
+        given = self.arguments.get("negative_prompt_embeds")
+        return given is not None and given is self.arguments.get("prompt_embeds")
 
     def _visible(self, tensor: Tensor) -> Tensor:
         """Zero where the pipeline overwrites the prediction, so that no inner product has a share from there."""
@@ -160,7 +172,7 @@ class TwoCalls(Call):
         if self.layout.second:  # whose own model input has no more than the latents
             module = getattr(self.pipe, self.layout.second)
             output = with_predictions(output, [cond[where] for cond, where in zip(self.cond, self.where)])
-        self.restore_forward = answer(module, output, lambda: self.second)
+        self.restore_forward = answer(module, output, lambda: self.second and caller() is self.pipe)
 
     def _give_back(self) -> None:
         if self.restore_forward is not None:
