@@ -16,6 +16,7 @@ from .fdg import FrequencyDecoupledGuidance
 from .interval import Interval
 from .linear_ag import LinearAdaptiveGuidance
 from .modifiers import Correction, Modifier, Rescale
+from .nag import NormalizedAttentionGuidance
 from .raag import RatioAwareAdaptiveGuidance
 from .reward import Reward, as_reward
 from .reward_ensemble import RewardEnsemble
@@ -50,6 +51,7 @@ __all__ = [
     "Measurement",
     "Modifier",
     "NormMatching",
+    "NormalizedAttentionGuidance",
     "RatioAwareAdaptiveGuidance",
     "ReflectingWall",
     "Renorm",

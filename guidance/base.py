@@ -74,6 +74,9 @@ class Guidance:
     acts_alone: bool = False
     """Whether the rule does its work without an unconditional prediction, so that it may run where there is none."""
 
+    acts_inside: bool = False
+    """Whether the rule acts on attention inside the denoiser, by `attend`, and makes nothing of predictions."""
+
     presets: ClassVar[dict[str, dict[str, float]]] = {}
     """Published settings, by the name of a model or of their source."""
 
@@ -147,6 +150,14 @@ class Guidance:
         A rule that estimates what was left out says so in `step.decision`, and measures it in `step.measured`.
         """
         return cond
+
+    def attend(self, positive: Tensor, negative: Tensor, step: Step) -> Tensor:
+        """What a cross-attention goes on with, for a rule that acts inside the denoiser.
+
+        positive, negative: (B, tokens, channels), what the latents attend to in the prompt and in the negative prompt,
+        before the output projection.
+        """
+        return positive
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
         """Act on the latents (B, ...) after the scheduler's step; returns the latents to go on with."""

@@ -43,6 +43,10 @@ class Modifier(Guidance):
         if any(type(other) is type(self) for other in inner):
             raise ValueError(f"{rule!r} has a {type(self).__name__} already; one is enough")
         self.rule = rule
+        if self.order >= 0 and self.core.acts_inside:
+            raise ValueError(
+                f"{type(self.core).__name__} makes nothing of two predictions, which {type(self).__name__} goes by"
+            )
         if self.order < 0 and not self.core.interruptible:
             raise ValueError(
                 f"{type(self.core).__name__} goes on from every step, and {type(self).__name__} can leave some out"
@@ -80,6 +84,11 @@ class Modifier(Guidance):
     def acts_alone(self) -> bool:  # type: ignore[override]
         """As the rule without its modifiers."""
         return self.core.acts_alone
+
+    @property
+    def acts_inside(self) -> bool:  # type: ignore[override]
+        """As the rule without its modifiers."""
+        return self.core.acts_inside
 
     def with_scale(self, guidance_scale: float) -> Guidance:
         """The same modifier around the same rule at another scale."""
@@ -128,6 +137,10 @@ class Modifier(Guidance):
         if step.measured is not None and corrected is not guided:
             step.measured = step.measured.corrected(corrected)
         return corrected
+
+    def attend(self, positive: Tensor, negative: Tensor, step: Step) -> Tensor:
+        """As the rule at the scale of this step, which is one that `needs_uncond`."""
+        return self._at(step, self.modifiers).attend(positive, negative, step)
 
     def after_step(self, latents: Tensor, step: Step) -> Tensor:
         """As the rule; nothing where a modifier leaves it out."""

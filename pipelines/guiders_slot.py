@@ -143,6 +143,8 @@ def check_place(rule: Guidance) -> None:
     """UserError: the rule needs more than a guider sees, which is the model input and the predictions."""
     if rule.acts_after_step:
         raise UserError(f"{type(rule).__name__} acts after each step, where a guider has no place")
+    if rule.acts_inside:
+        raise UserError(f"{type(rule).__name__} acts inside the denoiser, which a guider does not reach")
     rewards = [layer.reward for layer in layers_of(rule) if hasattr(layer, "reward")]
     if any(reward.space != "latent" or reward.needs_prompts for reward in rewards):
         raise UserError(

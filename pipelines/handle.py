@@ -13,6 +13,7 @@ import torch
 
 from diffguide.guidance import Trace
 
+from .attending import Attending
 from .batched import BatchedCall
 from .caches import keeps_the_batch
 from .calls import Call
@@ -161,6 +162,8 @@ class GuidanceCallback:
         try:
             if isinstance(self._rule, GuiderRule):
                 acting = self._rule.passes(call)
+            elif self._rule.acts_inside:
+                acting = Attending(call)
             self._trace = call.trace
             self._trace.rule = repr(self.guidance)
             before, after = self._only_in(call, acting.before), self._only_in(call, acting.after)
@@ -186,7 +189,7 @@ class GuidanceCallback:
 
     def _switch_on(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the call by name, with the pipeline's own guidance on or off, as the rule needs it."""
-        if self._rule.acts_alone:
+        if self._rule.acts_alone or self.layout.calls == "single":
             arguments = switched_off(self.pipe, self._native, self.layout, args, kwargs, self._warn_once)
         else:
             arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)

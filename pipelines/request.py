@@ -17,7 +17,7 @@ from .metadata import Settings, read_settings
 from .rewards import is_own_reward
 from .rule_names import MODIFIERS, NATIVE, RULES
 from .schedulers import check_scheduler
-from .spelling import check_guidance, format_guidance, split_parts
+from .spelling import check_guidance, format_guidance, has_own_scale, split_parts
 
 MAX_PROMPT_FILE = 64 * 1024 * 1024
 DEFAULT_MODEL = "emoji-sd"
@@ -70,6 +70,8 @@ def make_request(args: argparse.Namespace) -> Request:
 
     guidance = setting("guidance")
     check_guidance(guidance)
+    if has_own_scale(guidance):
+        defaults.pop("guidance_scale", None)
     if args.guidance is None and "guidance" in recorded:
         _check_rewards(args.from_image, guidance)
     names = ("guidance_scale", "steps", "negative_prompt", "scheduler", "height", "width", "dtype")

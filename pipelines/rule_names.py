@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Rule:
     """One row: the class, by name in `diffguide.guidance`, the arXiv number of its paper, what it does.
 
-    alone: for what goes around a rule: whether it does without one. required: options that have no default.
+    alone: for what goes around a rule: whether it does without one. required: options that have no default. own_scale:
+    its scale is not one of predictions, so that what is usual for a model means nothing.
     """
 
     class_name: str
@@ -22,6 +23,7 @@ class Rule:
     summary: str
     alone: bool = False
     required: tuple[str, ...] = ()
+    own_scale: bool = False
 
     def load(self) -> type[Guidance]:
         """The class itself. Imports torch."""
@@ -42,6 +44,12 @@ RULES: dict[str, Rule] = {
     ),
     "tcfg": Rule("TangentialClassifierFreeGuidance", "2503.18137", "drops what of uncond is not tangential to cond"),
     "fdg": Rule("FrequencyDecoupledGuidance", "2506.19713", "a scale for each frequency band of the latents"),
+    "nag": Rule(
+        "NormalizedAttentionGuidance",
+        "2505.21179",
+        "negative prompts inside cross-attention, one evaluation a step; few-step models",
+        own_scale=True,
+    ),
     "beta": Rule("BetaClassifierFreeGuidance", "2502.10574", "normalised differences, most guidance in the middle"),
 }
 

@@ -11,11 +11,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .calibrated import rule_on
+from .embedded import EMBEDDED
 from .errors import UserError, one_line
 from .metadata import Settings, versions
 from .quiet import truncating
 from .request import Request
 from .rules import NATIVE, modifier_values, option_values, place_rewards, rule_name
+from .spelling import has_own_scale
 from .switching import call_parameters
 from .table import layout_of
 
@@ -52,7 +54,7 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
     if request.guidance in NATIVE:
         return None
     scale = request.guidance_scale
-    if scale is None:
+    if scale is None and not has_own_scale(request.guidance):
         layout = layout_of(pipe)
         own = _default(pipe, layout.scale)
         scale = own + layout.offset if isinstance(own, (int, float)) and own > layout.off else None
@@ -75,7 +77,7 @@ def sample(
     made_with, native_scale = versions(), common.get("guidance_scale", _default(pipe, "guidance_scale"))
     if isinstance(native_scale, (int, float)):
         native_scale += _offset(pipe)
-    scale = native_scale if rule is None or layout_of(pipe).calls == "single" else rule.guidance_scale
+    scale = native_scale if rule is None or not _has_scale(pipe, rule) else rule.guidance_scale
     place_rewards(rule, pipe._execution_device)
     handle = None if rule is None else guide(pipe, rule)
     try:
@@ -121,7 +123,7 @@ def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Requ
         "num_inference_steps": request.steps,
         "height": request.height,
         "width": request.width,
-        "guidance_scale": request.guidance_scale if rule is None or layout_of(pipe).calls == "single" else None,
+        "guidance_scale": _own_scale(pipe, rule, request),
     }
     given = {name: value for name, value in wanted.items() if value is not None}
     if "guidance_scale" in given:
@@ -133,7 +135,8 @@ def call_arguments(pipe: DiffusionPipeline, rule: Guidance | None, request: Requ
                 f"above {layout_of(pipe).off + offset:g}"
             )
     accepted = call_parameters(type(pipe))[1]
-    asked = [*given, "prompt", *(["negative_prompt"] if request.negative_prompt is not None else [])]
+    negative = request.negative_prompt is not None and not (rule is not None and rule.acts_inside)
+    asked = [*given, "prompt", *(["negative_prompt"] if negative else [])]
     for name in asked:
         if name not in accepted:
             raise UserError(f"{type(pipe).__name__} takes no {name.replace('_', ' ')}")
@@ -168,6 +171,19 @@ def call_pipeline(pipe: Any, arguments: dict[str, Any], remedies: str = REMEDIES
 def scheduler_class(pipe: Any) -> str:
     """The name of the scheduler's class; "" where each part of the pipeline has its own."""
     return type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else ""
+
+
+def _has_scale(pipe: DiffusionPipeline, rule: Guidance) -> bool:
+    """Whether a scale that is asked for is the rule's, not an input of the pipeline's model."""
+    return rule.acts_inside or layout_of(pipe).calls != "single"
+
+
+def _own_scale(pipe: DiffusionPipeline, rule: Guidance | None, request: Request) -> float | None:
+    """The scale that the pipeline is called with; None: its default, or that which the rule's makes of it."""
+    if rule is None or not _has_scale(pipe, rule):
+        return request.guidance_scale
+    embedded = layout_of(pipe).calls == "single" and request.model in EMBEDDED
+    return EMBEDDED[request.model].guidance_scale if embedded else None
 
 
 def _offset(pipe: DiffusionPipeline) -> float:

@@ -54,6 +54,12 @@ def split_parts(spec: str) -> list[Part]:
     return parts
 
 
+def has_own_scale(spec: str) -> bool:
+    """Whether the scale of the rule that comes first is not one of predictions. UserError."""
+    name = split_guidance(spec)[0]
+    return name in RULES and RULES[name].own_scale
+
+
 def split_guidance(spec: str) -> Part:
     """Name and options of the rule that comes first; what goes around it is checked in the same way. UserError."""
     return split_parts(spec)[0]

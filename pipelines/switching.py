@@ -73,6 +73,34 @@ def switched_off(
     return arguments | dict(layout.also) | dict.fromkeys([layout.scale, *given], layout.off)
 
 
+def negative_embeddings(pipe: Any, arguments: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """For a call of a pipeline that makes no unconditional prediction: what has the embedded negative prompt, and undo.
+
+    `negative_prompt` is taken out of the arguments. It is embedded, or "" where there is none, when the pipeline embeds
+    its prompt, from then on, until undone.
+    """
+    given = arguments.pop("negative_prompt", None)
+    negative = _like_prompt(given or "", arguments) if given is None or isinstance(given, str) else given
+    native = pipe.encode_prompt
+    found: list[Any] = []
+    signature = inspect.signature(native)
+
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        both = signature.bind(*args, **kwargs)
+        both.arguments |= {"do_classifier_free_guidance": True, "negative_prompt": negative}
+        embedded = native(*both.args, **both.kwargs)
+        found[:] = [embedded[1]]
+        return embedded
+
+    pipe.encode_prompt = encode_prompt
+    return lambda: found[0], lambda: vars(pipe).pop("encode_prompt")
+
+
+def takes_negative(native: type[Any]) -> bool:
+    """Whether a pipeline that makes no unconditional prediction embeds negative prompts, for `negative_embeddings`."""
+    return {"do_classifier_free_guidance", "negative_prompt"} <= set(inspect.signature(native.encode_prompt).parameters)
+
+
 def chained_after_step(after_step: Callable[[Any], Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments by which a pipeline calls `after_step` on its latents, in front of the user's own callback."""
     users = arguments.get("callback_on_step_end")

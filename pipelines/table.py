@@ -9,6 +9,7 @@ from typing import Any
 
 from .errors import UserError
 from .layouts import Layout
+from .switching import takes_negative
 from .table_batched import BATCHED
 from .table_refused import DISTILLED, REFUSED
 from .table_single import SINGLE
@@ -54,6 +55,8 @@ def layout_of(pipe: object) -> Layout:
 
 
 def check_rule(pipe: object, layout: Layout, rule: Any) -> None:
-    """UserError if the pipeline makes no unconditional prediction and the rule needs one."""
-    if layout.calls == "single" and not rule.acts_alone:
+    """UserError if the pipeline makes no unconditional prediction and the rule needs one, or its prompt embedded."""
+    if layout.calls != "single" or rule.acts_alone:
+        return
+    if not rule.acts_inside or not takes_negative(type(pipe)):
         raise UserError(f"no guidance rule can act in {type(pipe).__name__}: {DISTILLED}")

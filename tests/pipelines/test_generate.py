@@ -64,6 +64,26 @@ def test_a_picture_is_made_again_from_itself(here, model, options):
     assert read_settings(here / "a.png") == read_settings(here / "b.png")
 
 
+def test_a_negative_prompt_in_a_pipeline_that_takes_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the real models
+    lcm, negative = ["man cook, dark skin tone", "--model", "emoji-lcm"], ["--negative-prompt", "dark skin tone"]
+    assert generate(*lcm, *negative, "--guidance", "nag:tau=2", "-o", "a.png") == 0
+    settings = read_settings(tmp_path / "a.png")
+    assert (settings.rule, settings.guidance_scale, settings.evaluations) == ("nag", 3.0, 3)
+    assert settings.negative_prompt == "dark skin tone"
+    assert generate("--from-image", "a.png", "-o", "b.png") == 0
+    assert same("a.png", "b.png")
+    assert generate(*lcm, "-o", "native.png") == 0
+    assert generate(*lcm, *negative, "--guidance", "nag", "--guidance-scale", 1, "-o", "off.png") == 0
+    assert same("off.png", "native.png")
+    assert not same("a.png", "native.png")
+    capsys.readouterr()
+    assert generate(*lcm, *negative, "-o", "c.png") == 2
+    assert "LatentConsistencyModelPipeline takes no negative prompt" in capsys.readouterr().err
+    assert generate(*lcm, *negative, "--guidance", "nag+rescale", "-o", "c.png") == 2
+    assert "makes nothing of two predictions, which Rescale goes by" in capsys.readouterr().err
+
+
 def test_what_is_given_overrides_what_the_picture_says(here):
     generate("red apple", "--guidance", "apg:eta=1", "--guidance-scale", "4", "-o", "a.png")
     assert generate("--from-image", "a.png", "green pear", "--guidance", "cfg", "--seeds", "1", "-o", "b.png") == 0
