@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffguide.guidance.clip_files import PREPROCESSOR
+from diffguide.guidance.preparation import Preparation
 from diffguide.pipelines import embedded
 from diffguide.pipelines.errors import UserError, one_line
-from diffguide.pipelines.quiet import quiet
+from diffguide.pipelines.quiet import quiet, told_to_stay_offline
 
 from .features import Extractor, hash_weights
+from .resize import clean
 
 DINOV2 = "facebook/dinov2-large"  # ViT-L/14, as EDM2 and dgm-eval
 EMOJI_CLIP = "emoji-clip"
 _DINO_SIDE = 224
-# In [0, 255]. ImageNet's for DINOv2; CLIP's own; what the embedded ones were trained with.
+# In [0, 255]: ImageNet's.
 _IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_CLIP = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
-_EMOJI = (127.5,) * 3, (127.5,) * 3
-
-
-def _bicubic(x: Tensor, side: int) -> Tensor:
-    return F.interpolate(x, (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
 
 
 class _Dino(nn.Module):
@@ -84,7 +79,7 @@ def load_dinov2(
         _Dino(model),
         dim=model.config.hidden_size,
         side=_DINO_SIDE,
-        resize=("bicubic-antialias", _bicubic),
+        resize=("bicubic-antialias", clean),
         mean=_IMAGENET[0],
         std=_IMAGENET[1],
         weights_hash=hash_weights(model.state_dict()),
@@ -103,14 +98,14 @@ def load_clip(
     own = name in embedded.EMBEDDED and embedded.EMBEDDED[name].class_name == "CLIPModel"
     source = str(embedded.MODELS / name) if own else name
     model, tokenizer = _load(CLIPModel, source, name), _load(CLIPTokenizer, source, name)
-    mean, std = _EMOJI if own else _normalisation(source)
+    mean, std = _normalisation(source)
     return ClipExtractor(
         model,
         tokenizer,
         name=f"clip:{_short(name)}",
         dim=model.config.projection_dim,
         side=model.config.vision_config.image_size,
-        resize=("bicubic-antialias", _bicubic),
+        resize=("bicubic-antialias", clean),
         mean=mean,
         std=std,
         weights_hash=hash_weights(model.state_dict()),
@@ -120,13 +115,11 @@ def load_clip(
 
 
 def _load(cls: Any, source: str, name: str | None = None) -> Any:
-    local = Path(source).expanduser().is_dir()
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    where, local = _place(source)
     options = {"dtype": torch.float32} if issubclass(cls, nn.Module) else {}
     try:
         with quiet(progress_bars=not local):
-            path = str(Path(source).expanduser()) if local else source
-            return cls.from_pretrained(path, local_files_only=local or offline, **options)
+            return cls.from_pretrained(where, local_files_only=local or told_to_stay_offline(), **options)
     except Exception as error:  # a missing or broken model makes the libraries raise nearly anything
         raise UserError(
             f"cannot load {name or source!r} as a {cls.__name__}: give a hub id or a folder ({one_line(error, 160)})"
@@ -134,18 +127,31 @@ def _load(cls: Any, source: str, name: str | None = None) -> Any:
 
 
 def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in [0, 255] of a model's preprocessor_config.json, CLIP's own where it has none."""
+    """Mean and standard deviation in [0, 255] of a model's preprocessor_config.json; what it leaves out is CLIP's own.
+
+    UserError: the file is no JSON, or of no image processor of CLIP.
+    """
     from transformers.utils import cached_file
 
+    where, local = _place(source)
+    offline = local or told_to_stay_offline()
     try:
-        path = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-        config = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-        mean, std = (tuple(255 * float(value) for value in config[key]) for key in ("image_mean", "image_std"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return _CLIP
-    return mean, std
+        path = cached_file(where, PREPROCESSOR, local_files_only=offline, _raise_exceptions_for_missing_entries=False)
+        stated = Preparation.from_config(json.loads(Path(path).read_text(encoding="utf-8")) if path else {})
+    except Exception as error:  # the libraries raise nearly anything
+        raise UserError(f"cannot use the {PREPROCESSOR} of {source!r}: {one_line(error, 160)}") from error
+    if stated.mean is None or stated.std is None:
+        return (0.0,) * 3, (255.0,) * 3
+    return tuple(255 * value for value in stated.mean), tuple(255 * value for value in stated.std)
+
+
+def _place(source: str) -> tuple[str, bool]:
+    """A folder or hub id as the libraries take it, and whether it is a folder."""
+    folder = Path(source).expanduser()
+    return (str(folder), True) if folder.is_dir() else (source, False)
 
 
 def _short(name: str) -> str:
     """A hub id as it is, a folder by its name: the hash tells folders of one name apart."""
-    return Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name
+    where, local = _place(name)
+    return Path(where).resolve().name if local else name

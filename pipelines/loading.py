@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .devices import resolve_device, resolve_dtype
 from .embedded import EMBEDDED, assemble, check_embedded
 from .errors import UserError, one_line, unknown
-from .quiet import quiet
+from .quiet import quiet, told_to_stay_offline
 from .schedulers import check_scheduler, make_scheduler
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _load(name: str, kind: str, dtype: Any, device: torch.device, options: dict[
     try:
         asks = kind == "hub" and not options.get("local_files_only")
         offline = kind == "folder" or (asks and not _hub_has(name, options.get("token")))
-        options = {"local_files_only": offline or _told_to_stay_offline(), **options}
+        options = {"local_files_only": offline or told_to_stay_offline(), **options}
         if kind == "file":
             cls = getattr(diffusers, _single_file_class(path))
             weights = resolve_dtype(
@@ -138,10 +138,6 @@ def _load(name: str, kind: str, dtype: Any, device: torch.device, options: dict[
         raise UserError(f"cannot load model {name!r}{hint} ({one_line(error, 160)})") from error
 
 
-def _told_to_stay_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
 def _hub_has(name: str, token: str | bool | None) -> bool:
     """Whether the hub can be reached and has the model, asked once: downloads themselves try again for half a minute.
 
@@ -150,7 +146,7 @@ def _hub_has(name: str, token: str | bool | None) -> bool:
     from huggingface_hub import model_info
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    if _told_to_stay_offline():
+    if told_to_stay_offline():
         return False
     try:
         model_info(name, timeout=10, token=token)

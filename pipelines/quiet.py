@@ -1,11 +1,17 @@
-"""Silence while a pipeline loads; nothing said twice while one is called many times."""
+"""Silence while a pipeline loads, from the network, too; nothing said twice while one is called many times."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def told_to_stay_offline() -> bool:
+    """Whether HF_HUB_OFFLINE says so, as the hub's client reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 @contextmanager

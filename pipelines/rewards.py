@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import embedded
 from .devices import resolve_device, resolve_dtype
 from .errors import UserError, one_line, unknown
-from .quiet import quiet
+from .quiet import quiet, told_to_stay_offline
 
 if TYPE_CHECKING:
     import torch
@@ -167,8 +167,7 @@ def _load(named: Named, options: dict[str, Any]) -> Reward:
         folder = embedded.MODELS / named.row
         if not folder.is_dir():
             raise UserError(f"reward {named.row!r} is not complete, its files are missing: install diffguide again")
-        half = (0.5,) * 3
-        return _clip(folder, image_mean=half, image_std=half, name=named.row, **options)
+        return _clip(folder, name=named.row, **options)
     if named.row == "model":
         return _clip(named.source, **options)
     if named.row == "pickscore":
@@ -183,9 +182,9 @@ def _load(named: Named, options: dict[str, Any]) -> Reward:
 def _clip(source: str | Path, **options: Any) -> Reward:
     from diffguide.guidance import ClipReward
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    local = Path(source).expanduser().is_dir() or told_to_stay_offline()
     try:
-        return ClipReward.from_pretrained(source, local_files_only=Path(source).is_dir() or offline, **options)
+        return ClipReward.from_pretrained(source, local_files_only=local, **options)
     except ValueError as error:
         raise UserError(one_line(error)) from error
 

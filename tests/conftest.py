@@ -131,10 +131,13 @@ def stand_in_models(tmp_path_factory) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler
     from transformers import CLIPModel
 
+    from diffguide.pipelines import embedded
+
     torch.manual_seed(0)
     folder, tokenizer = tmp_path_factory.mktemp("models"), tiny_tokenizer()
     CLIPModel(tiny_clip_config(tokenizer)).half().save_pretrained(folder / "emoji-clip")
     tokenizer.save_pretrained(folder / "emoji-clip")
+    shutil.copy(embedded.MODELS / "emoji-clip" / "preprocessor_config.json", folder / "emoji-clip")
     tiny_vae().half().save_pretrained(folder / "emoji-vae")
     tiny_unet().half().save_pretrained(folder / "emoji-sd" / "unet")
     ddim(prediction_type="v_prediction").save_pretrained(folder / "emoji-sd" / "scheduler")

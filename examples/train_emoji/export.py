@@ -4,6 +4,7 @@ python examples/train_emoji/export.py --vae runs/vae --clip runs/clip --sd runs/
 """  # noqa: E501
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from diffusers import (
 )
 from transformers import CLIPModel, CLIPTokenizer
 
+from diffguide.guidance.preparation import Preparation
+
 SD_SCHEDULER = DPMSolverMultistepScheduler(
     beta_start=0.00085,
     beta_end=0.012,
@@ -24,6 +27,7 @@ SD_SCHEDULER = DPMSolverMultistepScheduler(
     timestep_spacing="trailing",
     steps_offset=1,  # what StableDiffusionPipeline expects; it warns of any other
 )
+PREPARATION = Preparation(64, 64, (0.5,) * 3, (0.5,) * 3)  # what train_clip.py gives both
 FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler(shift=1.0)
 
 
@@ -41,6 +45,8 @@ def main() -> None:
         if source:
             CLIPModel.from_pretrained(source / "clip").to(torch.float16).save_pretrained(args.to / name)
             CLIPTokenizer.from_pretrained(source / "tokenizer").save_pretrained(args.to / name)
+            text = json.dumps(PREPARATION.to_config(), indent=1)
+            (args.to / name / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
     if args.sd:
         unet = UNet2DConditionModel.from_pretrained(args.sd / "unet").to(torch.float16)
         unet.save_pretrained(args.to / "emoji-sd" / "unet")

@@ -1,3 +1,5 @@
+import json
+import shutil
 import warnings
 
 import numpy as np
@@ -7,6 +9,8 @@ import torch
 from diffguide.eval.features import load_extractor
 from diffguide.eval.inception_layers import LAYERS, folded_weights
 from diffguide.eval.resize import RESIZES
+from diffguide.guidance.clip_files import PREPROCESSOR
+from diffguide.pipelines.embedded import MODELS
 from diffguide.pipelines.errors import UserError
 
 
@@ -129,6 +133,23 @@ def test_a_network_that_is_not_there_is_one_line(arguments, hint):
         load_extractor(*arguments, device="cpu")
     assert hint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_clip_of_ones_own_has_its_own_normalisation(tmp_path, monkeypatch):
+    shipped = load_extractor("clip", device="cpu")
+    shutil.copytree(MODELS / "emoji-clip", tmp_path / "clip")
+    config = json.loads((tmp_path / "clip" / PREPROCESSOR).read_text())
+    assert config["image_mean"] == config["image_std"] == [0.5] * 3
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert torch.equal(load_extractor("clip", "~/clip", device="cpu")(images), shipped(images))
+    config |= {"image_mean": [0.4] * 3, "image_std": [0.6] * 3}
+    (tmp_path / "clip" / PREPROCESSOR).write_text(json.dumps(config))
+    moved = (images / 255 - 0.4) / 0.6 * 0.5 + 0.5
+    torch.testing.assert_close(load_extractor("clip", "~/clip", device="cpu")(images), shipped(moved))
+    (tmp_path / "clip" / PREPROCESSOR).write_text("{")
+    with pytest.raises(UserError, match=r"cannot use the preprocessor_config\.json of '~/clip'"):
+        load_extractor("clip", "~/clip", device="cpu")
 
 
 def test_a_resize_is_for_inception():
