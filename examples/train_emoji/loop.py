@@ -5,7 +5,7 @@ that it would have drawn.
 """
 
 import argparse
-import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,9 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.insert(1, str(Path(__file__).parents[1]))
+import checkpointing
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float) -> None:
@@ -53,11 +56,14 @@ def train(
     optimizer = torch.optim.AdamW(
         trained, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, args.steps, args.decay))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: checkpointing.rate_of(step, args.steps, 200, args.decay)
+    )
     objective, optimizer = accelerator.prepare(objective, optimizer)
     progress = Progress(args.steps, args.batch_size * accelerator.num_processes)
     accelerator.register_for_checkpointing(ema, schedule, progress)
     checkpoint = args.output / "checkpoint"
+    checkpointing.recover(accelerator, checkpoint)
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"going on from step {progress.step}")
@@ -66,10 +72,7 @@ def train(
     attention = [SDPBackend.MATH] if on_cpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
     saved = time.monotonic()
     while progress.step < args.steps:
-        generator = torch.Generator().manual_seed(
-            (args.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
-        )
-        torch.manual_seed(generator.initial_seed())
+        generator = checkpointing.generator_of(args.seed, progress.step, accelerator.process_index)
         with sdpa_kernel(attention):
             loss = objective(**batch(generator))
             accelerator.backward(loss)
@@ -79,8 +82,9 @@ def train(
         schedule.step()
         ema.step(trained)
         progress.update(loss, accelerator)
-        if time.monotonic() - saved > 60 * args.save_minutes or progress.step == args.steps:
-            _save(accelerator, checkpoint)
+        due = checkpointing.agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes)
+        if due or progress.step == args.steps:
+            checkpointing.save(accelerator, checkpoint)
             if accelerator.is_main_process:
                 ema.store(trained)
                 ema.copy_to(trained)
@@ -127,22 +131,3 @@ class Progress:
     def load_state_dict(self, state: dict) -> None:
         """Go on from the step reached."""
         self.step = state["step"]
-
-
-def _rate(step: int, steps: int, decay: float, warmup: int = 200) -> float:
-    """Warm-up, plateau, linear decay over the last share `decay` of the steps."""
-    return min(1.0, (step + 1) / warmup, max((steps - step) / max(decay * steps, 1), 0.0))
-
-
-def _save(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Replace the checkpoint in one rename, so that a kill leaves the old one or the new one."""
-    fresh = checkpoint.with_name("checkpoint.new")
-    accelerator.save_state(str(fresh))
-    if accelerator.is_main_process:
-        old = checkpoint.with_name("checkpoint.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if checkpoint.exists():
-            checkpoint.rename(old)
-        fresh.rename(checkpoint)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()

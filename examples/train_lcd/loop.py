@@ -5,17 +5,17 @@ gives the weights that it would have given.
 """
 
 import json
-import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import nn
 
-TEMPORARY, OLD = "checkpoint.new", "checkpoint.old"
+sys.path.insert(1, str(Path(__file__).parents[1]))
+import checkpointing
 
 
 class State:
@@ -73,7 +73,7 @@ class Log:
 def run(
     accelerator: Accelerator,
     student: nn.Module,
-    step: Callable[[Callable, torch.Generator], tuple[torch.Tensor, dict, nn.Module | None]],
+    step: Callable[[Callable, torch.Generator], tuple[torch.Tensor, dict]],
     args,
     beside: nn.Module | None = None,
     beside_rate: float = 0.0,
@@ -86,24 +86,23 @@ def run(
     if beside is not None:
         groups.append({"params": [p for p in beside.parameters() if p.requires_grad], "lr": beside_rate})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=args.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, args.steps, args.warmup, args.decay))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: checkpointing.rate_of(n, args.steps, args.warmup, args.decay)
+    )
     state = State(student)
     wrapped, optimizer = accelerator.prepare(student, optimizer)
     accelerator.register_for_checkpointing(schedule, state)
     if beside is not None:
         accelerator.register_for_checkpointing(beside)
     checkpoint = args.output / "checkpoint"
-    _recover(accelerator, checkpoint)
+    checkpointing.recover(accelerator, checkpoint)
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"going on from step {state.step}", flush=True)
     log = Log(args.output, args.log_every, state.step) if accelerator.is_main_process else None
     saved = time.monotonic()
     while state.step < args.steps:
-        generator = torch.Generator().manual_seed(
-            (args.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index
-        )
-        torch.manual_seed(generator.initial_seed())
+        generator = checkpointing.generator_of(args.seed, state.step, accelerator.process_index)
         loss, logged = step(wrapped, generator)
         accelerator.backward(loss)
         if beside is not None and accelerator.num_processes > 1:  # the student's are averaged by its wrapper
@@ -117,44 +116,10 @@ def run(
         state.step += 1
         if log:
             log.add(state.step, logged, schedule.get_last_lr()[0])
-        if _agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes) or state.step == args.steps:
-            _save(accelerator, checkpoint)
+        due = checkpointing.agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes)
+        if due or state.step == args.steps:
+            checkpointing.save(accelerator, checkpoint)
             if accelerator.is_main_process:
                 student.save(args.output)
             saved = time.monotonic()
     accelerator.end_training()
-
-
-def _rate(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Warm-up, plateau, linear decay over the last share `decay` of the steps."""
-    return min(1.0, (step + 1) / max(warmup, 1), (steps - step) / max(decay * steps, 1))
-
-
-def _agreed(accelerator: Accelerator, due: bool) -> bool:
-    """What the main process says, in all of them: their clocks differ, and a checkpoint is made by all."""
-    if accelerator.num_processes == 1:
-        return due
-    return bool(broadcast(torch.tensor(due, dtype=torch.uint8, device=accelerator.device)))
-
-
-def _recover(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Where a kill came between the two names of `_save`, the old checkpoint is still there."""
-    old = checkpoint.with_name(OLD)
-    if accelerator.is_main_process and old.exists() and not checkpoint.exists():
-        old.rename(checkpoint)
-    accelerator.wait_for_everyone()
-
-
-def _save(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Replace the checkpoint by renaming, so that a kill leaves the old one or the new one."""
-    fresh, old = checkpoint.with_name(TEMPORARY), checkpoint.with_name(OLD)
-    fresh.mkdir(parents=True, exist_ok=True)  # by each: all write into it
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if checkpoint.exists():
-            checkpoint.rename(old)
-        fresh.rename(checkpoint)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()

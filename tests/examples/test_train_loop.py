@@ -1,4 +1,4 @@
-"""The loop of the distillation in several processes, and where a kill may leave its checkpoint."""
+"""The training loops in several processes, and where a kill may leave their checkpoints."""
 
 import json
 import subprocess
@@ -73,3 +73,21 @@ def test_processes_keep_the_same_weights_and_save_together(train, tmp_path):
     assert first == second
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_what_a_kill_between_two_names_leaves_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TRAINER.parent))
+    import checkpointing
+    from accelerate import Accelerator
+
+    accelerator, checkpoint = Accelerator(cpu=True), tmp_path / "checkpoint"
+    checkpointing.recover(accelerator, checkpoint)  # nothing there yet
+    checkpointing.save(accelerator, checkpoint)
+    (checkpoint / "mark").write_text("first")
+    checkpoint.rename(tmp_path / checkpointing.OLD)
+    (tmp_path / checkpointing.TEMPORARY).mkdir()  # half written
+    checkpointing.recover(accelerator, checkpoint)
+    assert (checkpoint / "mark").read_text() == "first"
+    checkpointing.save(accelerator, checkpoint)
+    assert not (checkpoint / "mark").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
