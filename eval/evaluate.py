@@ -47,7 +47,13 @@ def add_parser(commands: Any) -> None:
         metavar="METRIC",
         help=f"{', '.join(METRICS)}; default: those that need nothing more; see `diffguide list metrics`",
     )
-    add("--prompts", metavar="FILE", help="one a line, UTF-8, in the order of the images' names")
+    add(
+        "--prompt-file",
+        "--prompts",
+        dest="prompts",
+        metavar="FILE",
+        help="one a line, UTF-8, in the order of the images' names",
+    )
     add("--baseline", metavar="IMAGES", help="for ssim: images to compare with, one by one")
     add_reward_option(parser)
     add_network_options(parser)

@@ -11,7 +11,6 @@ from typing import Any
 from .files import write_file
 from .store import Store, Unit
 
-Files = dict[str, bytes]
 _PATIENCE = timedelta(days=1)
 
 

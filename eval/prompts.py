@@ -29,8 +29,9 @@ def write_prompts(folder: Path, plan: Plan) -> None:
 
 
 def run_command(plan: Plan) -> str:
-    """The command line that makes the plan of a run again, but for where its output goes; prompts.txt is in the run. ""
-    for cells that are no full grid, which only Python asks for.
+    """The command line that makes the plan of a run again, without its --output; prompts.txt is in the run.
+
+    It is empty for cells that are no full grid, which only Python asks for.
 
     No path of the run itself is in it: two runs of one plan are the same to the byte.
     """

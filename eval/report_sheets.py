@@ -23,7 +23,7 @@ def contact_sheets(store: Store) -> str:
     plan = store.plan
     settings = list(dict.fromkeys(cell.setting for cell in plan.cells))
     cells = {
-        setting: [i for i, cell in enumerate(plan.cells) if cell.setting == setting and _room(i, store)]
+        setting: [i for i, cell in enumerate(plan.cells) if cell.setting == setting and _room(i)]
         for setting in settings
     }
     pictures: dict[tuple[int, int], str] = {}
@@ -55,7 +55,7 @@ def contact_sheets(store: Store) -> str:
     return "".join(parts)
 
 
-def _room(cell: int, store: Store) -> bool:
+def _room(cell: int) -> bool:
     """Whether a cell has its place on the sheets: a grid of hundreds of cells would not fit with even one row."""
     return cell < MOST // 12_000
 

@@ -48,7 +48,7 @@ class Store:
         return self.folder / "cells" / self.plan.folder(cell) / "batches" / f"{batch:05d}.npz"
 
     def make_folders(self) -> None:
-        """Create what folders are missing, and remove what a killed run left half written."""
+        """Create what folders are missing. UserError if that is not possible."""
         with plain_errors(self.folder):
             (self.folder / "seconds").mkdir(parents=True, exist_ok=True)
             for cell in range(len(self.plan.cells)):

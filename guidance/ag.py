@@ -29,8 +29,9 @@ class AdaptiveGuidance(Guidance):
 
     Args:
         guidance_scale: w of the guided steps. Default 7.5 (the paper's).
-        threshold: gamma-bar, in (-1, 1]. Default 0.991, one of the paper's for a 512-pixel latent model; it depends on
-            model, scheduler and number of steps: `diffguide calibrate ag` finds it. Above 1 no step is conditional.
+        threshold: gamma-bar, a cosine. Default 0.991, one of the paper's for a 512-pixel latent model; it depends on
+            model, scheduler and number of steps: `diffguide calibrate ag` finds it. Above 1 no step is conditional; at
+            -1 or below all but the first are.
         space: whose cosine it is: "noise" (default, the paper's; derived from v and flow predictions), "denoised" or
             "prediction". At high noise both noise predictions are nearly the model input, and their cosine nearly 1
             whatever the model says, so that models trained on v or flow may cross at once: there the cosine of the
@@ -50,7 +51,7 @@ class AdaptiveGuidance(Guidance):
         self.threshold = finite("threshold", threshold)
         if space not in SPACES:
             raise ValueError(f"space must be one of {', '.join(SPACES)}, not {space!r}")
-        self.space = space  # type: ignore[misc]
+        self.space = space
 
     def needs_uncond(self, step: Step) -> bool:
         """Not once every sample has crossed."""

@@ -33,7 +33,8 @@ class AdaptiveProjectedGuidance(Guidance):
         m <- d + beta m;  u = m min(1, r / |m|);  guided = cond + (w - 1) (u_orthogonal + eta u_parallel to cond)
 
     Args:
-        guidance_scale: w. At 1 the rule is the conditional prediction, and no unconditional evaluation is made.
+        guidance_scale: w. Default 10 (SD 2.1, Table 10). At 1 the rule is the conditional prediction, and no
+            unconditional evaluation is made.
         eta: how much of the parallel part is kept. 0 (default, the paper's advice) to 1 (all of it).
         norm_threshold: r, the largest L2 norm of the update over the whole latent, as the paper states it; 0: no cap.
             None (default): `norm_per_element`, which carries over between resolutions and channel counts.
@@ -72,7 +73,7 @@ class AdaptiveProjectedGuidance(Guidance):
             raise ValueError("norm_threshold and norm_per_element must not be negative; 0 is no cap")
         if space not in SPACES:
             raise ValueError(f"space must be {' or '.join(SPACES)}, not {space!r}")
-        self.space = space  # type: ignore[misc]
+        self.space = space
 
     def needs_uncond(self, step: Step) -> bool:
         """Not at a scale of exactly 1."""

@@ -7,9 +7,9 @@ The contract, once, with shapes:
     step            Step       where in sampling we are, and how prediction, x0 and noise follow from one another
     guided          (B, ...)   what the pipeline goes on with, in place of both predictions
 
-`guidance_scale` w is always that of diffusers: 1 is conditional only, uncond + w (cond - uncond). But for three rules:
-frequency-decoupled guidance has more scales, that of beta-CFG counts from uncond, and that of CFG++ is its lambda in
-other units.
+`guidance_scale` w is always that of diffusers: 1 is conditional only, uncond + w (cond - uncond). Four rules are
+exceptions: frequency-decoupled guidance has more scales, that of beta-CFG counts from uncond, that of CFG++ is its
+lambda in other units, and that of NAG is one of attention.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Guidance:
         ValueError: the scale is not a finite number.
     """
 
-    space: ClassVar[str] = "prediction"
+    space: str = "prediction"
     """Where `combine` works: "prediction" (as the model outputs it), "denoised" (x0) or "noise" (epsilon)."""
 
     interruptible: ClassVar[bool] = True

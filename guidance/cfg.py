@@ -18,7 +18,7 @@ class ClassifierFreeGuidance(Guidance):
     """guided = uncond + w (cond - uncond), then a share of it brought back to the standard deviation of cond.
 
     Args:
-        guidance_scale: w; at 1 no unconditional evaluation is made.
+        guidance_scale: w. Default 7.5 (diffusers'). At 1 no unconditional evaluation is made.
         guidance_rescale: phi in [0, 1], the share that is rescaled. 0 (default): plain guidance.
 
     Raises:

@@ -22,8 +22,8 @@ class ClassifierFreeZeroStarGuidance(Guidance):
     cond - uncond is at right angles to uncond, s is 1 and the rule is plain guidance.
 
     Args:
-        guidance_scale: w. Default 7.5 (diffusers'). At 1 the rule is the conditional prediction, but where
-            it is zeroed.
+        guidance_scale: w. Default 7.5 (diffusers'). At 1 the rule is the conditional prediction, except where it is
+            zeroed.
         zero_init_steps: how many evaluations, from the first, are zeroed; the authors' code zeroes 1 for SD3.5 and 2
             for SD3 and Lumina. None (default): 1 on flow models, none on others, whose zero is not a standstill.
 

@@ -44,12 +44,13 @@ class Interval(Modifier):
         high: float | None = None,
     ):
         super().__init__(rule)
+        start, stop = finite("start", start), finite("stop", stop)
         if not 0 <= start < stop <= 1:
             raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
         low, high = (None if level is None else finite("a noise level", level) for level in (low, high))
         if low is not None and high is not None and not low < high:
             raise ValueError(f"an interval of noise levels needs low < high, not low={low!r}, high={high!r}")
-        self.start, self.stop, self.low, self.high = float(start), float(stop), low, high
+        self.start, self.stop, self.low, self.high = start, stop, low, high
 
     def active(self, step: Step) -> bool:
         """Whether this step lies inside."""

@@ -33,8 +33,9 @@ class LinearAdaptiveGuidance(Guidance):
     until the end of sampling.
 
     Args:
-        guidance_scale: w. Coefficients do not depend on it, but on the trajectories, which do: fit at the scale of use.
-        coefficients: what `fit` returns, or the path of such a file.
+        guidance_scale: w. Default 7.5. Coefficients do not depend on it, but on the trajectories, which do: fit at the
+            scale of use.
+        coefficients: what `Coefficients.fit` returns, or the path of a file that `Coefficients.save` wrote. Needed.
 
     Raises:
         ValueError: the scale is not a finite number, the file is not one of coefficients, or, at the first step, it was

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Guidance
+from .base import Guidance, finite
 from .cfg import rescaled
 from .step import Step
 from .trace import Measurement
@@ -189,11 +189,11 @@ class Rescale(Correction):
 
     def __init__(self, rule: Guidance, phi: float = 0.7):
         super().__init__(rule)
-        if not 0 <= phi <= 1:
+        self.phi = finite("phi", phi)
+        if not 0 <= self.phi <= 1:
             raise ValueError(f"phi must be between 0 and 1, not {phi!r}")
         if getattr(self.core, "guidance_rescale", 0.0):
             raise ValueError(f"{self.core!r} is rescaled already: leave its guidance_rescale out")
-        self.phi = float(phi)
 
     @property
     def changes_all(self) -> bool:

@@ -19,8 +19,12 @@ class NormalizedAttentionGuidance(Guidance):
 
         Z = Z+ + (s - 1) (Z+ - Z-);  Z <- Z min(1, tau |Z+|_1 / |Z|_1);  result = alpha Z + (1 - alpha) Z+
 
-    A step costs one evaluation and a second attention to texts; the negative prompt's way to the attention costs one
-    evaluation in each sampling, two where a pipeline makes its predictions in two calls.
+    Where a module adds attention to an image (IP-Adapter, Wan's image-to-video), Z+ and Z- both have it; the authors'
+    code for Wan adds it afterwards.
+
+    A step costs one evaluation and a second attention to texts. Where a model transforms texts on their way to its
+    attentions, as transformers do and UNets do not, each sampling costs one evaluation more for the negative prompt,
+    and two where a pipeline makes its predictions in two calls.
 
     Args:
         guidance_scale: s, that of attention, not of predictions. At 1 the rule is the conditional prediction. Default

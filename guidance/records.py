@@ -49,7 +49,7 @@ class TraceRecord:
     samples: int
     """B, the number of images."""
     extra_evaluations: int
-    """Those of them that a reward's gradient took."""
+    """Of `evaluations`, those that a rule made beyond the pipeline's own, such as for a reward's gradient."""
     _values: dict[str, Any] = field(repr=False)
     _readings: Readings = field(repr=False)
     _sample: int | None = field(default=None, repr=False)
@@ -136,7 +136,8 @@ class TraceRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for JSON; None for what is not finite, or was not measured."""
-        scalars = {name: getattr(self, name) for name in ("index", "timestep", "sigma", "evaluations", "decision")}
+        single = ("index", "timestep", "sigma", "evaluations", "extra_evaluations", "decision")
+        scalars = {name: getattr(self, name) for name in single}
         names: tuple[str, ...] = MEASURED
         if "reward" in self._values:
             names, scalars["kernel"] = MEASURED + REWARDED, self.kernel and list(self.kernel)

@@ -127,6 +127,7 @@ class RewardGuidance(Modifier):
         self.strength = _at_least_0("strength", strength)
         self.ascent_steps = _count("ascent_steps", ascent_steps, 1)
         self.line_search = _count("line_search", line_search, 0)
+        start, stop = finite("start", start), finite("stop", stop)
         if not 0 <= start < stop <= 1:
             raise ValueError(f"the reward needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
         self.start, self.stop = start, stop

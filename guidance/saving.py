@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,8 @@ def to_config(rule: Guidance) -> dict[str, Any]:
 
 def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
     """The rule that `to_config` describes; ValueError for any other content. own: as in `load`."""
-    rules = import_module(__package__)
+    from .coefficients import Coefficients
+
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise ValueError("the description of a rule has no _class_name")
     options = dict(config)
@@ -49,7 +49,7 @@ def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
         if name == "rule" or (isinstance(value, dict) and "_class_name" in value):
             options[name] = from_config(value, own)
         elif name == "coefficients" and isinstance(value, dict):
-            options[name] = rules.Coefficients.from_plain(value)
+            options[name] = Coefficients.from_plain(value)
     try:
         return cls(**options)
     except (TypeError, AttributeError) as error:

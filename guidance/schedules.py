@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from .base import Guidance, finite
@@ -44,6 +44,8 @@ class Scheduled(Modifier):
                     f"a schedule is {' or '.join(map(repr, _SHAPES))}, a list or a function, not {schedule!r}"
                 )
         elif not callable(schedule):
+            if not isinstance(schedule, Iterable):
+                raise ValueError(f"a schedule is a name, a list or a function, not {schedule!r}")
             schedule = [finite("a scale of the schedule", scale) for scale in schedule]
         self.schedule, self.end = schedule, finite("end", end)
 

@@ -59,9 +59,10 @@ class Trace(Sequence[TraceRecord]):
     def to_dict(self) -> dict[str, Any]:
         """A JSON object: "version" (1), "rule", "evaluations" (per image, over the whole call), and "steps", a list.
 
-        Each step has index, timestep, sigma, evaluations, and lists with one entry per image: decision, cosine, ratio,
-        difference_norm, update_norm, effective_scale. A step that a reward acted on has also reward, reward_after,
-        move_norm, divergence and kernel. What is not finite, or was not measured, is None.
+        Each step has index, timestep, sigma, evaluations, extra_evaluations (of these, a rule's own), and lists with
+        one entry per image: decision, cosine, ratio, difference_norm, update_norm, effective_scale. A step that a
+        reward acted on has also reward, reward_after, move_norm, divergence and kernel. What is not finite, or was not
+        measured, is None.
         """
         steps = [record.to_dict() for record in self._records]
         return {"version": VERSION, "rule": self.rule, "evaluations": self.evaluations, "steps": steps}

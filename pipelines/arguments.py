@@ -66,7 +66,7 @@ def check_steps(text: str) -> int:
 
 
 def check_count(text: str) -> int:
-    """A whole number from 1 on. UserError for anything else."""
+    """A whole number from 1 to 100,000. UserError for anything else."""
     return _whole(text, "a number", 1, MAX_SEEDS)
 
 

@@ -33,7 +33,7 @@ from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
 from .halves import Halves
-from .regions import inside, latents_in, region, watch_latents
+from .regions import inside, latents_in, region
 from .switching import call_parameters
 
 ORDERS = {"uncond-first": ("uncond", "cond"), "cond-first": ("cond", "uncond"), "single": ("cond",)}
@@ -53,12 +53,6 @@ class BatchedCall(Call):
     moved: list[tuple[Any, Tensor, Tensor]] = field(default_factory=list)
     given: Any = None
     where: Any = ...
-    count: int | None = None
-    restore: Any = None
-
-    def __post_init__(self) -> None:
-        if self.layout.tokens:
-            self.restore = watch_latents(self.pipe, lambda count: setattr(self, "count", count))
 
     @functools.cached_property
     def order(self) -> tuple[str, ...]:
@@ -186,13 +180,6 @@ class BatchedCall(Call):
         name = self.layout.third_scale
         default = call_parameters(type(self.pipe))[1][name].default
         return self.arguments.get(name, default)
-
-    def abandon(self) -> None:
-        """Give the pipeline its own methods back."""
-        super().abandon()
-        if self.restore is not None:
-            self.restore()
-            self.restore = None
 
 
 def _moved(prediction: Tensor, where: Any, cond: Tensor, guided: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def best_of_n(
     pipe: Any,
     reward: Any,
     prompt: str,
-    n: int = ...,
+    n: int | None = ...,
     seed: int | Sequence[int] = ...,
     *,
     batch_size: int = ...,
@@ -52,7 +52,7 @@ def best_of_n(
     pipe: Any,
     reward: Any,
     prompt: Sequence[str],
-    n: int = ...,
+    n: int | None = ...,
     seed: int | Sequence[int] = ...,
     *,
     batch_size: int = ...,
@@ -62,7 +62,7 @@ def best_of_n(
     pipe: Any,
     reward: Any,
     prompt: str | Sequence[str],
-    n: int = 8,
+    n: int | None = None,
     seed: int | Sequence[int] = 0,
     *,
     batch_size: int = 1,
@@ -75,7 +75,7 @@ def best_of_n(
         reward: of the protocol of `diffguide.guidance`, with a gradient or without, or any callable that
             `as_reward` takes: images (B, 3, H, W) in [0, 1] and their prompts -> (B,), higher is better.
         prompt: one, or several; each is sampled with the same seeds.
-        n: pictures of a prompt, at least 1. Default 8.
+        n: pictures of a prompt, at least 1. None (default): as many as there are seeds, 8 where one is given.
         seed: the first of n consecutive ones (default 0), or n different seeds.
         batch_size: pictures sampled and scored together. Default 1; the result does not depend on it.
         **call: further arguments of the pipeline (num_inference_steps, height, negative_prompt, ...).
@@ -92,6 +92,8 @@ def best_of_n(
         best.image.save(f"apple-{best.seed}.png")
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if n is None:
+        n = 8 if isinstance(seed, int) else len(seed)
     seeds = list(range(seed, seed + n)) if isinstance(seed, int) else list(seed)
     if n < 1 or len(set(seeds)) != n:
         raise UserError(f"best of {n} needs {n} different seeds, at least one: {len(set(seeds))} are given")

@@ -24,6 +24,7 @@ from .errors import UserError, warn_user
 from .layouts import Layout
 from .levels import Levels
 from .parametrization import describe_step, restated
+from .regions import watch_latents
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -33,7 +34,8 @@ class Call:
     """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way.
 
     decoder: what makes images of x0; None: nothing does. levels: the scheduler's tables. known: what `once` knows.
-    schedule: the scheduler's timesteps in the sampling under way, of which index evaluations were made.
+    schedule: the scheduler's timesteps in the sampling under way, of which index evaluations were made. count: how many
+    tokens are latents, where `Layout.tokens` says that some are.
     """
 
     pipe: Any
@@ -49,6 +51,11 @@ class Call:
     undo: list[Callable[[], None]] = field(default_factory=list)
     levels: Levels = field(default_factory=Levels)
     known: dict[Any, Any] = field(default_factory=dict)
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout.tokens:
+            self.undo.append(watch_latents(self.pipe, lambda count: setattr(self, "count", count)))
 
     def once(self, question: Any, answer: Callable[[], Any]) -> Any:
         """The answer to a question that has the same one all through the call: looked up once, not at each step."""

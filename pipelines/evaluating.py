@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .calls import Arguments, Call, predictions_of, sample_of
+from .calls import Arguments, Call, prediction_of, sample_of
 from .freezing import freeze
 
 
@@ -31,4 +31,4 @@ def evaluated(call: Call, module: Any, given: Arguments, latents: Tensor, where:
         kwargs = {name: changed if value is sample else value for name, value in kwargs.items()}
     cached = module.cache_context("reward") if hasattr(module, "cache_context") else nullcontext()
     with cached:
-        return predictions_of(module.forward(*args, **kwargs))[0][where]
+        return prediction_of(module.forward(*args, **kwargs))[where]

@@ -116,6 +116,9 @@ class GuidanceCallback:
         if type(self.pipe) is self._guided:
             self.pipe.__class__ = self._native
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._native.__name__}, {self.guidance!r})"
+
     def __enter__(self) -> GuidanceCallback:
         return self
 

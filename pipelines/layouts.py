@@ -11,12 +11,14 @@ class Layout:
 
     classes: names of the diffusers classes. calls: "uncond-first" and "cond-first" are one call with both halves in one
     batch, in that order; "two" is two calls a step, cond first; "single" is the conditional prediction alone, for
-    rules that need no other. refused: why no rule can act at all, or "".
+    rules that need no other; "guider" its own place for a guider; "unknown" until `probe` has seen its first call.
+    refused: why no rule can act at all, or "".
 
     What switches guidance on. scale: the argument of `__call__`, "" where nothing does; negative: what has to be given
     as `negative_prompt` as well, or None. off: the largest scale at which guidance is off. offset: w of diffusers'
     convention minus that scale. other_scales: further scales of its own, which do not count under a rule. unsupported:
-    arguments that bring in what no rule can act on, unless they keep their default.
+    arguments that bring in what no rule can act on, unless they keep their default. also: further arguments that switch
+    guidance on, with their values.
 
     Where the denoiser is. denoisers, scheduler: the attributes that hold it and its scheduler. scaled_timestep: the
     model is handed another timestep than the scheduler's. predicts: "" is what the scheduler says; "negated" its
@@ -28,19 +30,19 @@ class Layout:
     (the model input being of another kind), a number that many. More predictions: streams, the arguments with the model
     inputs of the second output and so on. per_frame: a scale per frame, of which the rule's is the largest.
     further_calls: calls with one row per image that the pipeline compares with the conditional prediction.
+    tokens: latents are the "first" or the "last" entries along dimension 1 (as many as `prepare_latents` makes), what
+    surrounds them is reference; "" everything. first_frame: the dimension of frames of which the first is given, 0
+    where none is; packed: the argument that is the number of frames, where that dimension holds tokens of one frame
+    after another. frame_timesteps: each frame may have its own timestep.
     third: the argument that brings a third prediction, and the order of the three; third_scale: the scale of the image.
 
     How one half is cut out to save the other. split: arguments whose halves lie along another dimension, or are no
     multiple of the rows; lists: arguments that are lists with an entry per row; shared: arguments that both halves
     share. whole: no half can be cut out, so that nothing is saved.
 
-    Two calls. tokens: latents are the "first" or the "last" entries along dimension 1 (as many as `prepare_latents`
-    makes), what surrounds them is reference; "" everything. first_frame: the dimension of frames of which the first is
-    given, 0 where none is; packed: the argument that is the number of frames, where that dimension holds tokens of one
-    frame after another. mask: the argument that is 1 where the pipeline overwrites the prediction. copied: the
-    pipeline computes on a copy of the conditional prediction; float32: on one in float32. second: the attribute that
-    holds a denoiser of the unconditional prediction's own. frame_timesteps: each frame may have its own. also: further
-    arguments that switch guidance on, with their values.
+    Two calls. mask: the argument that is 1 where the pipeline overwrites the prediction. copied: the pipeline computes
+    on a copy of the conditional prediction; float32: on one in float32. second: the attribute that holds a denoiser of
+    the unconditional prediction's own.
     """
 
     classes: tuple[str, ...]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def merge(module: nn.Module, path: Path, prefix: str = "unet.") -> None:
+def merge(module: nn.Module, path: Path) -> None:
     """Add B A to the weights of `module`, for each lora_A (rank, in, ...) and lora_B (out, rank, ...) in the file.
 
     The names are those in which diffusers saves LoRA, with alpha = rank. ValueError: one of them is not in `module`.
@@ -23,7 +23,7 @@ def merge(module: nn.Module, path: Path, prefix: str = "unet.") -> None:
         for key, down in state.items():
             if not key.endswith(".lora_A.weight"):
                 continue
-            name = key.removeprefix(prefix).replace(".lora_A.weight", ".weight")
+            name = key.removeprefix("unet.").replace(".lora_A.weight", ".weight")
             if name not in weights:
                 raise ValueError(f"{path.name} has an update for {name!r}, which the model does not have")
             up = state[key.replace(".lora_A.", ".lora_B.")]

@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from .calls import predictions_of
+from .calls import prediction_of
 from .errors import UserError
 from .layouts import Layout
 from .switching import call_parameters
@@ -142,7 +142,7 @@ def _watching(pipe: Any, seen: _Seen) -> Iterator[None]:
     def noting(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
             try:
-                prediction = predictions_of(output)[0]
+                prediction = prediction_of(output)
             except (AttributeError, RuntimeError, TypeError, IndexError):
                 return  # not what a denoiser returns
             if isinstance(prediction, Tensor) and prediction.ndim > 1 and prediction.is_floating_point():

@@ -1,4 +1,4 @@
-"""What one run of `diffguide generate` is asked for, checked as far as it goes without loading torch."""
+"""What one run of `diffguide generate` or `rank` is asked for, checked as far as it goes without loading torch."""
 
 from __future__ import annotations
 

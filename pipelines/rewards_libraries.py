@@ -36,9 +36,9 @@ class HpsReward(ClipReward):
         tokenizer: texts -> (B, length) tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str = "hpsv2"):
+    def __init__(self, model: Any, tokenizer: Any):
         size = model.visual.image_size
-        super().__init__(model, tokenizer, image_size=size if isinstance(size, int) else size[0], name=name)
+        super().__init__(model, tokenizer, image_size=size if isinstance(size, int) else size[0], name="hpsv2")
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, dim), of norm 1."""

@@ -25,7 +25,7 @@ from .contract import conditional_by, guided_by
 from .errors import UserError
 from .evaluating import evaluated
 from .frames import caller
-from .regions import inside, latents_in, region, watch_latents
+from .regions import inside, latents_in, region
 
 
 @dataclass
@@ -50,13 +50,7 @@ class TwoCalls(Call):
     second: bool = False
     alone: bool = False
     ignored: bool = False
-    count: int | None = None
-    stop_watching: Callable[[], None] | None = None
     restore_forward: Callable[[], None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.layout.tokens:
-            self.stop_watching = watch_latents(self.pipe, lambda count: setattr(self, "count", count))
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A conditional call opens a step; nothing to do before the second."""
@@ -184,9 +178,6 @@ class TwoCalls(Call):
         super().abandon()
         self.steps = []
         self._give_back()
-        if self.stop_watching is not None:
-            self.stop_watching()
-            self.stop_watching = None
 
 
 def _with_region(prediction: Tensor, where: Any, latents: Tensor) -> Tensor:

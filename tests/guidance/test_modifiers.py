@@ -15,6 +15,7 @@ from diffguide.guidance import (
     NormMatching,
     Renorm,
     Rescale,
+    RewardGuidance,
     Scheduled,
 )
 
@@ -224,3 +225,17 @@ def test_outside_an_interval_nothing_is_done_after_a_step():
     rule, z, state = Interval(Doubled(5.0), 0.0, 0.5), torch.ones(1, 4), {}
     found = [float(rule.after_step(z, step(index=index, state=state)).mean()) for index in range(4)]
     assert found == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda rule: Rescale(rule, phi="a"), "phi must be a finite number, not 'a'"),
+        (lambda rule: Interval(rule, start="a"), "start must be a finite number, not 'a'"),
+        (lambda rule: Scheduled(rule, 5), "a schedule is a name, a list or a function, not 5"),
+        (lambda rule: RewardGuidance(lambda images: images.mean((1, 2, 3)), stop="a"), "stop must be a finite number"),
+    ],
+)
+def test_options_of_another_type(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(ClassifierFreeGuidance(5.0))

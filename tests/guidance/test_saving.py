@@ -85,7 +85,7 @@ def test_functions_cannot_be_written(tmp_path):
         ('{"_class_name": "NormMatching"}', "these are no options of NormMatching"),
         (
             '{"_class_name": "Scheduled", "rule": {"_class_name": "AdaptiveGuidance"}, "schedule": 5}',
-            "these are no options of Scheduled",
+            "a schedule is a name, a list or a function, not 5",
         ),
         ('{"_class_name": "ClassifierFreeGuidance", "scale": 2}', "no option 'scale'"),
         ('{"_class_name": "ClassifierFreeGuidance", "guidance_scale": "x"}', "finite number"),

@@ -123,6 +123,11 @@ def test_mistakes_are_told_in_a_line(pipe, method):
             method(pipe, reward, "tree", **{**RUN, **options})
 
 
+def test_as_many_as_there_are_seeds(pipe):
+    assert best_of_n(pipe, red, "tree", seed=[4, 2], **RUN).seed in (4, 2)
+    assert len(best_of_n(pipe, red, "tree", seed=[4, 2], **RUN).scores) == 2
+
+
 def test_mistakes_of_one_of_them(pipe):
     for n, seed in ((0, 0), (3, [1, 2]), (2, [1, 1])):
         with pytest.raises(UserError, match="different seeds"):
