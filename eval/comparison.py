@@ -135,30 +135,32 @@ def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str
         rule_of(plan, cell)  # a mistake in an option should cost neither the loading of a model nor an earlier run
     plan = replace(plan, files=plan_contents(plan))
     with _held(folder, plan, overwrite):
-        return _compare(plan, folder)
+        return _compare(plan, folder, overwrite)
 
 
 @contextmanager
 def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
-    """The folder, cleared if asked, checked, and held by the main process."""
+    """The folder, checked, and held by the main process."""
     if Processes.rank() > 0:
         yield
         return
-    if not (overwrite and (folder / "plan.json").is_file()):
+    anew = overwrite and (folder / "plan.json").is_file()
+    if not anew:
         check_folder(folder, plan)  # before anything is written where something else may lie
     with locked(folder):
-        if overwrite or not has_begun(folder):
-            clear_folder(folder)
-        check_folder(folder, plan)
+        if not anew:
+            check_folder(folder, plan)
         yield
 
 
-def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
+def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     from diffguide.pipelines.loading import load_pipeline
+    from diffguide.pipelines.sampling import call_arguments
 
     from .measures import load_networks, make_measures, measure_reference
     from .report import write_report
     from .results import compute_results, write_results
+    from .sampler import request_of, rule_of
     from .table import measured_table
 
     processes = Processes(plan.device)
@@ -167,6 +169,11 @@ def _compare(plan: Plan, folder: Path) -> dict[str, Any]:
     references = measure_reference(plan, extractors, device) if processes.main else {}
     pipe = load_pipeline(plan.model, dtype=plan.dtype, device=device, progress_bar=False)
     measures = make_measures(plan.metrics, extractors, seen)
+    for cell in plan.cells:
+        call_arguments(pipe, rule_of(plan, cell), request_of(plan, cell, [0]))
+    if processes.main and (overwrite or not has_begun(folder)):
+        clear_folder(folder)  # not before: whatever can be known to be wrong should not cost an earlier run
+    processes.wait()
     store = run_plan(plan, folder, pipe, measures, extractors, seen, processes)
     results: dict[str, Any] = {}
     if processes.main:

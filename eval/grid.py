@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -152,7 +153,7 @@ def run_plan(
             for images in sample_units(pipe, store, processes.share(todo), measures, processes.index):
                 progress.update(images * processes.count)
     except UserError as error:
-        full = getattr(error.__cause__, "errno", None) == 28
+        full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         raise UserError(f"{error}: what is finished is kept" if full and "kept" not in str(error) else error) from error
     finally:
         progress.close()
@@ -169,7 +170,9 @@ def _images(plan: Plan, units: list[Unit]) -> int:
     return sum(len(plan.images(batch)) for _, batch in units)
 
 
-def _check_environment(then: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_environment(then: Any, now: dict[str, Any]) -> None:
+    if not isinstance(then, dict):
+        raise UserError("the environment.json of this comparison is damaged: restore it, or give --overwrite")
     for key in now | then:
         pairs = {key: (then.get(key), now.get(key))}
         if isinstance(now.get(key), dict) and isinstance(then.get(key), dict):

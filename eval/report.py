@@ -51,7 +51,13 @@ def write_report(folder: str | os.PathLike[str], seconds: bool = False) -> Path:
     folder = Path(folder)
     store = Store(folder, Plan.from_dict(read_json(folder / "plan.json")))
     results = read_json(folder / "results.json")
-    if (results["n"], len(results["cells"])) != (store.plan.num_images, len(store.plan.cells)):
+    try:
+        there = results["n"], len(results["cells"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{str(folder / 'results.json')!r} is damaged: run the same `diffguide compare` again"
+        ) from error
+    if there != (store.plan.num_images, len(store.plan.cells)):
         raise UserError(
             f"{str(folder)!r} is to have more images or cells: run the same `diffguide compare` again first"
         )

@@ -57,7 +57,7 @@ class _Folder:
     def __init__(self, path: Path):
         self.path = path
         try:
-            files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+            files = [found.relative_to(path).as_posix() for found in _below(path)]
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror or one_line(error)}") from error
         # Of the pictures of `diffguide generate` their contact sheet is none.
@@ -82,6 +82,17 @@ class _Folder:
                 return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
         except OSError:
             return None
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """The files below a folder, and links that lead nowhere, which cannot be read and are so said. OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(path, onerror=fail):
+        found = (Path(folder, name) for name in names)
+        yield from (each for each in found if each.is_file() or each.is_symlink())
 
 
 class _Given:

@@ -147,6 +147,8 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     scale = sigma.diagonal().abs().max().clamp(min=torch.finfo(torch.float64).tiny)
     if (sigma - sigma.T).abs().max() > 1e-6 * scale:
         raise UserError(f"{str(path)!r}: sigma is not symmetric, so it is no covariance")
+    if sigma.diagonal().min() < 0:
+        raise UserError(f"{str(path)!r}: sigma has a negative variance, so it is no covariance")
     try:
         return Statistics(mu, (sigma + sigma.T) / 2, **block)
     except UserError as error:

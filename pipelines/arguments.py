@@ -17,6 +17,7 @@ MAX_SEED = 2**63 - 1
 MAX_SEEDS = 100_000
 MAX_STEPS = 1000  # as many as the timesteps of nearly all models
 MAX_SIDE = 8192  # pixels
+MAX_SCALE = 1_000_000
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +34,7 @@ class Parser(argparse.ArgumentParser):
         """As `parse_args`, with a hint for an option or a word too many."""
         args, extra = self.parse_known_args(argv)
         if not extra:
+            self._check_empty(args)
             return args
         flag = extra[0].partition("=")[0]
         if not flag.startswith("-"):
@@ -42,6 +44,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(
             f"unknown option {flag}" + (f": did you mean {guess}?" if guess else f": see {command.prog} --help")
         )
+
+    def _check_empty(self, args: argparse.Namespace) -> None:
+        """UserError for an empty value, as that of a variable that a script has not set, where it means nothing."""
+        command: argparse.ArgumentParser = getattr(args, "parser", self)
+        for action in command._actions:
+            value = getattr(args, action.dest, None)
+            if value == "" and action.dest not in ("prompt", "negative_prompt"):
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                raise UserError(f"{name} is empty: give a value" + (", or leave it out" * bool(action.option_strings)))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -84,13 +95,15 @@ def check_side(text: str) -> int:
 
 
 def check_scale(text: str) -> float:
-    """A guidance scale: any finite number. UserError for anything else."""
+    """A guidance scale: a number up to a million either way. UserError for anything else."""
     try:
         scale = float(text)
     except ValueError:
         scale = math.nan
     if not math.isfinite(scale):
         raise UserError(f"a guidance scale must be a finite number, not {text!r}")
+    if abs(scale) > MAX_SCALE:
+        raise UserError(f"a guidance scale must be between -{MAX_SCALE} and {MAX_SCALE}, not {text!r}")
     return scale
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -80,6 +81,10 @@ def run(args: argparse.Namespace) -> int:
     if scale == 1 or steps < 3:
         raise UserError("there is nothing to save at a scale of 1, or with fewer than 3 steps")
     output = Path(args.output or f"{args.rule}-{Path(args.model).name}-{steps}.json")
+    if args.rule == "linear-ag" and "," in str(output):
+        raise UserError(
+            f"the output {str(output)!r} has a comma, with which no rule can name it: give another --output"
+        )
     check_file(output, "the calibration", "--output", args.overwrite)
 
     from .calibration import Setting
@@ -98,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
             f"on {report['samples']} prompts held out from the fit to {report['fitted']}",
             file=sys.stderr,
         )
-        print(f"diffguide: use it as --guidance {report['guidance']} --guidance-scale {scale:g}", file=sys.stderr)
+        print(
+            f"diffguide: use it as --guidance {shlex.quote(report['guidance'])} --guidance-scale {scale:g}",
+            file=sys.stderr,
+        )
     return 0
 
 

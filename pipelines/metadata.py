@@ -19,7 +19,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError, one_line
 from .files import whole
-from .output import SHEET
 
 CHUNK, SHEET_CHUNK = "diffguide", "diffguide-sheet"
 MAX_BYTES = 256 * 1024
@@ -110,8 +109,8 @@ def save_png(image: Image.Image, path: Path, settings: Settings | None = None, s
 
 
 def is_sheet(path: Path) -> bool:
-    """Whether a file is a contact sheet of `diffguide generate`, in the folder of its pictures."""
-    if path.name != SHEET:
+    """Whether a file is a contact sheet of `diffguide generate`, under whatever name."""
+    if path.suffix.lower() != ".png":
         return False
     try:
         with open(path, "rb") as file:
@@ -166,10 +165,12 @@ def _read_chunk(path: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is decoded
             with Image.open(path, formats=["PNG"]) as image:
-                text = image.info.get(CHUNK)
+                text, sheet = image.info.get(CHUNK), SHEET_CHUNK in image.info
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is not a PNG picture"
         raise UserError(f"cannot read {str(path)!r}: {reason}") from error
+    if sheet:
+        raise UserError(f"{str(path)!r} is a contact sheet: give one of its pictures")
     if not isinstance(text, str):
         raise UserError(f"{str(path)!r} has no diffguide chunk: it was not made by diffguide, or was saved anew since")
     return text

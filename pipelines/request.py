@@ -114,7 +114,7 @@ def read_prompts(path: Path, repeats: bool = False) -> list[str]:
         raise UserError(f"cannot read the prompt file {str(path)!r}: {error.strerror}") from error
     if "\0" in text:
         raise UserError(f"the prompt file {str(path)!r} is not a text file")
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]  # U+2028 and such are text
     prompts = prompts if repeats else list(dict.fromkeys(prompts))
     if not prompts:
         raise UserError(f"the prompt file {str(path)!r} is empty: it should have one prompt a line")

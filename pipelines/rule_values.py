@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -34,9 +33,13 @@ def parse_value(what: str, text: str, annotation: Any) -> Any:
     raise UserError(f"{what} must be {' or '.join(expected)}, not {text!r}")
 
 
+MAX_VALUE = 1e30
+"""Rules calculate in float32, where larger numbers are soon infinite."""
+
+
 def _finite(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value):
+    if not abs(value) <= MAX_VALUE:  # nor is "nan"
         raise ValueError(text)
     return value
 
@@ -50,7 +53,7 @@ _READERS: dict[Any, tuple[str, Any]] = {
     NoneType: ("none", lambda text: {"none": None}[text.lower()]),
     bool: ("true or false", lambda text: {"true": True, "false": False}[text.lower()]),
     int: ("a whole number", int),
-    float: ("a finite number", _finite),
+    float: ("a finite number up to 1e30", _finite),
     tuple[float, float]: ("two numbers such as 45/55", _pair),
     str: ("text", str),
 }

@@ -34,6 +34,8 @@ def plan_traces(name: str | None, guidance: str, overwrite: bool) -> Path | None
             f"the guidance {guidance!r} is the pipeline's own, which has no trace: give --guidance cfg, or leave "
             "--trace out"
         )
+    if path.is_dir():
+        raise UserError(f"the trace {name!r} is a folder: name a file in it, such as {str(path / 'trace.json')!r}")
     if path.suffix.lower() != ".json":
         raise UserError(f"a trace is JSON: name it {path.with_suffix('.json').name!r}, not {name!r}")
     check_file(path, "the trace", "--trace", overwrite)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from diffguide.eval import files as files_module
 from diffguide.eval import sampler
 from diffguide.eval.comparison import compare
+from diffguide.eval.report import write_report
 from diffguide.pipelines.errors import UserError
 
 
@@ -34,12 +36,12 @@ def test_a_start_that_failed_can_be_made_again(tiny_plan, tmp_path, monkeypatch)
     plan, real = tiny_plan(["cfg"], [2.0], num_images=2), os.replace
     for failing in ("plan.json", "environment.json"):
 
-        def replace(source, target, failing=failing):
+        def moved(source, target, failing=failing):
             if Path(target).name == failing:
                 raise OSError(28, "No space left on device")
             return real(source, target)
 
-        monkeypatch.setattr(files_module.os, "replace", replace)
+        monkeypatch.setattr(files_module.os, "replace", moved)
         with pytest.raises(UserError, match="No space left on device"):
             compare(plan, tmp_path / failing)
         monkeypatch.setattr(files_module.os, "replace", real)
@@ -67,3 +69,35 @@ def test_one_that_failed_before_its_first_batch_can_be_made_otherwise(tiny_plan,
     assert [path.name for path in (tmp_path / "run" / "cells").iterdir()] == [other.folder(0)]
     with pytest.raises(UserError, match="holds another comparison"):
         compare(plan, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": "nowhere"},
+        {"clip": "nowhere/at-all", "metrics": ("clip_score",)},
+        {"model": "emoji-lcm", "guidance": ["native"], "negative_prompt": "worm"},
+    ],
+)
+def test_what_can_be_known_to_be_wrong_costs_no_earlier_run(finished_run, tiny_plan, tmp_path, changes):
+    _, whole = finished_run
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    guidance = changes.pop("guidance", ["cfg"])
+    plan = replace(tiny_plan(guidance, [2.0], num_images=2), **changes)
+    with pytest.raises(UserError):
+        compare(plan, folder, overwrite=True)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_damaged_files_are_named(finished_run, tmp_path):
+    plan, whole = finished_run
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    for content in ("{}", "[]"):
+        (folder / "results.json").write_text(content)
+        with pytest.raises(UserError, match=r"results\.json' is damaged: run the same"):
+            write_report(folder)
+    (folder / "environment.json").write_text("[]")
+    with pytest.raises(UserError, match=r"environment\.json of this comparison is damaged"):
+        compare(plan, folder)

@@ -115,7 +115,8 @@ def generated(folder, prompts):
         picture = Image.new("RGB", (8, 8), (40 * k, 0, 0))
         settings = Settings(prompt, "emoji-sd", 0, 8, 8, rule="cfg", guidance_scale=4.0, steps=2)
         save_png(picture, folder / f"{slugify(prompt)}-0.png", settings)
-    save_png(Image.new("RGB", (30, 20)), folder / "contact-sheet.png", sheet=True)
+    for name in ("contact-sheet.png", "a.png"):  # as it is named in a folder, and as `--output a.png` names it
+        save_png(Image.new("RGB", (30, 20)), folder / name, sheet=True)
     return folder
 
 

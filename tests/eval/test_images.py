@@ -212,3 +212,11 @@ def test_the_embedded_reference_is_what_it_says():
         tile = np.array(sheet.crop((64, 0, 128, 64)).convert("RGB"))
     assert torch.equal(batch.images[1], torch.from_numpy(tile).permute(2, 0, 1))
     assert batch.captions[:64] == captions[:64]
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"1 unreadable"):
+        list(open_images(tmp_path).batches(2))
+    assert pixels(open_images(tmp_path, skip_bad=True))[1] == ["a.png"]

@@ -144,3 +144,9 @@ def test_files_that_are_not_our_pictures(tmp_path):
         (tmp_path / "cut.png").write_bytes(whole[:length])
         with pytest.raises(UserError):
             read_settings(tmp_path / "cut.png")
+
+
+def test_a_contact_sheet_has_no_settings_of_its_own(tmp_path):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "a.png", sheet=True)
+    with pytest.raises(UserError, match="is a contact sheet: give one of its pictures"):
+        read_settings(tmp_path / "a.png")

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffguide.eval.cli import build_parser, main
 from diffguide.pipelines.errors import UserError
-from diffguide.pipelines.request import make_request
+from diffguide.pipelines.request import make_request, read_prompts
 from diffguide.pipelines.rules import named_reward
 
 SOUND = {"prompt": "apple", "model": "emoji-sd", "seed": 0, "height": 64, "width": 64}
@@ -102,3 +102,8 @@ def test_text_that_no_terminal_should_see_is_escaped(here, capsys):
     err = capsys.readouterr().err
     assert "\\x1b[2J" in err
     assert err[:-1].isprintable()
+
+
+def test_a_line_ends_at_the_end_of_a_line(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("one\u2028prompt\r\nanother\x85one\n".encode())
+    assert read_prompts(tmp_path / "prompts.txt") == ["one\u2028prompt", "another\x85one"]

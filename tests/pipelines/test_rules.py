@@ -39,7 +39,7 @@ def test_options_arrive_with_their_values():
 
 def test_none_is_a_value_where_the_option_may_be_none():
     assert parse_guidance("apg:norm_threshold=none").norm_threshold is None
-    with pytest.raises(UserError, match=r"'eta'.*finite number, not 'none'"):
+    with pytest.raises(UserError, match=r"'eta'.*finite number up to 1e30, not 'none'"):
         parse_guidance("apg:eta=none")
 
 
@@ -60,8 +60,8 @@ def test_the_pipelines_own_guidance_is_no_rule(name):
         ("apg:eta=", "not of the form"),
         ("apg:eta=0,", "not of the form"),
         ("apg:eta=0,eta=1", "given twice"),
-        ("apg:eta=nan", "finite number, not 'nan'"),
-        ("apg:eta=inf", "finite number, not 'inf'"),
+        ("apg:eta=nan", "finite number up to 1e30, not 'nan'"),
+        ("apg:eta=inf", "finite number up to 1e30, not 'inf'"),
         ("apg:momentum=1", r"rule 'apg': momentum must be inside"),
         ("cfg:guidance_rescale=2", r"rule 'cfg': guidance_rescale must be between 0 and 1"),
         ("apg:guidance_scale=3", "--guidance-scale"),
