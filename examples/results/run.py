@@ -89,7 +89,11 @@ def finished(folder: Path, plan: Plan) -> dict[str, Any] | None:
 
 
 def collect(output: Path) -> None:
-    """Write results.json: the comparisons that are finished, and what the claims about them say."""
+    """Write results.json: the comparisons that are finished, and what the claims about them say.
+
+    A claim whose cells were chosen by a comparison that has grown since, and now asks for others, is left out, which is
+    said.
+    """
     plans = {name: plan for name in PARTS if (plan := plan_of(output / name))}
     found = {name: finished(output / name, plan) for name, plan in plans.items()}
     parts = {name: results for name, results in found.items() if results}
@@ -98,9 +102,14 @@ def collect(output: Path) -> None:
     per_image = {name: read_arrays(output / name / PER_IMAGE) or {} for name in parts}
     claims = {}
     for name, claim in CLAIMS.items():
-        if set(claim.parts) <= set(parts):
+        if not set(claim.parts) <= set(parts):
+            continue
+        try:
             said = claim.statements(parts)
-            claims[name] = {"statements": [with_interval(its, parts[its.part], per_image[its.part]) for its in said]}
+        except UserError as error:
+            print(f"run.py: {name} is left out: {error}: run it again with --only {name}", file=sys.stderr)
+            continue
+        claims[name] = {"statements": [with_interval(its, parts[its.part], per_image[its.part]) for its in said]}
     write_json(output / "results.json", {"format": 1, "parts": parts, "claims": claims})
 
 

@@ -32,6 +32,7 @@ from plans import (
 )
 
 from diffguide.eval.effort import interpolate
+from diffguide.pipelines.errors import UserError
 
 TOLERANCE = 0.05
 """Quality counts as kept where FID is less than this share above that of plain guidance."""
@@ -65,9 +66,12 @@ class Places:
         }
 
     def __call__(self, rule: str, scale: float, steps: int) -> int:
-        """The number of a cell."""
+        """The number of a cell. UserError: it was not sampled."""
         place = cell(rule, scale, steps)
-        return self._numbers[place.guidance, place.guidance_scale, place.steps]
+        number = self._numbers.get((place.guidance, place.guidance_scale, place.steps))
+        if number is None:
+            raise UserError(f"{self.part} has no cell of {place}, which it is to have by now")
+        return number
 
     def value(self, number: int, metric: str) -> float:
         """A metric of a cell."""

@@ -252,6 +252,16 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
         with Image.open(docs / "results" / figure) as drawn:
             assert drawn.size == (880, 440)
 
+    missing = record["parts"]["few"]["cells"].pop()  # as if another scale were the best by now
+    settings = [missing[name] for name in ("guidance", "guidance_scale", "steps")]
+    (folder / "results.json").write_text(json.dumps(record["parts"]["few"]))
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["cells"] = [cell for cell in plan["cells"] if [cell[name] for name in list(cell)[:3]] != settings]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    run.collect(output)
+    assert "small is left out: few has no cell of" in capsys.readouterr().err
+    assert json.loads((output / "results.json").read_text())["claims"] == {}
+
 
 def test_what_rewards_do_is_read_from_the_evidence(tool):
     change = {"value": 0.8, "difference": [0.01, 0.002, 0.02]}
