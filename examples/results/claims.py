@@ -18,7 +18,7 @@ from statements import Statement
 class Chart:
     """A figure of cells: a metric along "guidance_scale", "steps" or "evaluations"; or what a trace has, per "step".
 
-    rules: those that are drawn; () for all. best: each at the scale alone that suits it best; others may be there as a
+    rules: those that are drawn; () for all. best: each at its tuned scale alone; others may be there as a
     baseline.
     """
 

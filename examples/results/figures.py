@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from claims import Chart
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from plans import best_scales
 
 from diffguide.eval.columns import COLUMNS
+from diffguide.pipelines.spelling import tidy_guidance
 
 AXES = {"guidance_scale": "guidance scale", "steps": "steps", "evaluations": "evaluations per image", "step": "step"}
 TRACED = {"ratio": "|cond - uncond| / |uncond|"}
 MARKS = "osD^vPX*<>"
 
 
-def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
-    """Write the chart of a part's cells to `path`."""
+def draw(part: dict[str, Any], chart: Chart, path: Path, tuned: Mapping[str, float] | None = None) -> None:
+    """Write the chart of a part's cells to `path`. tuned: as in `drawn`."""
     figure = Figure(figsize=(8.0, 4.0), layout="constrained", dpi=110)
     axes = figure.subplots()
     axes.set_prop_cycle(color=[*colormaps["tab10"].colors, *colormaps["Dark2"].colors])
-    for number, (label, cells) in enumerate(_lines(drawn(part["cells"], chart), chart.along).items()):
+    for number, (label, cells) in enumerate(_lines(drawn(part["cells"], chart, tuned), chart.along).items()):
         mark = MARKS[number % len(MARKS)]
         if chart.along == "step":
             axes.plot(cells[0]["trace"][chart.metric], marker=mark, markersize=4, label=label)
@@ -43,13 +44,18 @@ def draw(part: dict[str, Any], chart: Chart, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def drawn(cells: list[dict[str, Any]], chart: Chart) -> list[dict[str, Any]]:
-    """The cells of a part that a chart shows."""
+def drawn(cells: list[dict[str, Any]], chart: Chart, tuned: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    """The cells of a part that a chart shows.
+
+    tuned: the best scale of each rule on the other half of the seeds, for a chart of these; a rule that has none is
+    shown at that of plain guidance.
+    """
     chosen = [cell for cell in cells if not chart.rules or cell["guidance"] in chart.rules]
     if not chart.best:
         return chosen
-    scales = best_scales(chosen, chart.metric)
-    return [cell for cell in chosen if cell["guidance_scale"] == scales[cell["guidance"]]]
+    assert tuned is not None
+    scales = {tidy_guidance(rule): scale for rule, scale in tuned.items()}
+    return [cell for cell in chosen if cell["guidance_scale"] == scales.get(cell["guidance"], scales["cfg"])]
 
 
 def _lines(cells: list[dict[str, Any]], along: str) -> dict[str, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from claims import CLAIMS, FAILS, HOLDS, LIMITS, PARTS, UNDECIDED, VERDICTS, ver
 from figures import draw
 from gallery import draw_gallery
 from kept import CELLS, read_page
+from plans import tuned_scales
 from tables import cells, matched, said, table, table_row
 
 from diffguide.eval.bootstrap import LEVEL
@@ -107,7 +108,7 @@ def section(name: str, statements: list[dict[str, Any]], parts: dict[str, Any], 
     lines.append(f"Measured, {measured}:\n\n{said(statements, parts)}")
     for number, chart in enumerate(claim.charts):
         file = f"{name}-{number}.png"
-        draw(parts[chart.part], chart, figures / file)
+        draw(parts[chart.part], chart, figures / file, tuned_scales(parts) if chart.best else None)
         lines.append(f"![{chart.metric} along {chart.along}, {parts[chart.part]['model']}](results/{file})")
     if claim.matched:
         lines.append(f"At equal effective scale:\n\n{matched(parts[claim.matched])}")

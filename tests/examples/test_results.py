@@ -114,10 +114,11 @@ def test_a_chart_of_best_scales_leaves_out_the_baseline_at_those_of_others(tool)
             ("ag", 2.0, 8, 1.0),
         )
     ]
-    shown = tool("figures").drawn(
-        cells, tool("claims").Chart("front", "fid", "evaluations", ("cfg", "raag"), best=True)
-    )
-    assert shown == [cells[0], cells[1], cells[3]]
+    chart = tool("claims").Chart("front", "fid", "evaluations", ("cfg", "raag", "ag"), best=True)
+    shown = tool("figures").drawn(cells, chart, {"cfg": 2.0, "raag": 6.0})  # AG has that of plain guidance
+    assert shown == [cells[0], cells[1], cells[3], cells[4]]
+    shown = tool("figures").drawn(cells, chart, {"cfg": 6.0, "raag": 6.0, "ag": 4.0})  # by tuning, not by its result
+    assert shown == [cells[2], cells[3]]
 
 
 @pytest.fixture
