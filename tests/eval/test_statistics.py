@@ -107,6 +107,7 @@ BROKEN = {
     "integers": lambda p: np.savez(p, mu=np.zeros(3, int), sigma=np.eye(3)),
     "nan": lambda p: np.savez(p, mu=np.full(3, np.nan), sigma=np.eye(3)),
     "not symmetric": lambda p: np.savez(p, mu=np.zeros(2), sigma=np.array([[1.0, 2], [0, 1]])),
+    "negative variance": lambda p: np.savez(p, mu=np.zeros(2), sigma=np.diag([1.0, -1.0])),
     "block": lambda p: np.savez(p, mu=np.zeros(2), sigma=np.eye(2), diffguide=np.array("{")),
     "block of other types": lambda p: np.savez(
         p, mu=np.zeros(2), sigma=np.eye(2), diffguide=np.array(json.dumps({"n": "many"}))
