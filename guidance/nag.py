@@ -53,11 +53,10 @@ class NormalizedAttentionGuidance(Guidance):
         return self.guidance_scale != 1
 
     def attend(self, positive: Tensor, negative: Tensor, step: Step) -> Tensor:
-        """Equations 7 to 10 of the paper, on attention (B, tokens, channels)."""
+        """Extrapolation, normalisation and blending, as in the authors' code, on attention (B, tokens, channels)."""
         kept = precise(positive)
         guided = torch.lerp(precise(negative), kept, self.guidance_scale)
-        norms = (torch.linalg.vector_norm(each, 1, dim=-1, keepdim=True) for each in (kept, guided))
-        own, its = norms
+        own, its = (torch.linalg.vector_norm(each, 1, dim=-1, keepdim=True) for each in (kept, guided))
         shrink = (self.tau * own / its.clamp(min=TINY)).clamp(max=1)
         return restored(torch.lerp(kept, guided * shrink, self.alpha), positive)
 

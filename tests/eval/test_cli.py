@@ -290,14 +290,3 @@ def test_warnings_of_this_package_are_one_line_and_those_of_others_as_they_are(c
     assert main(["list", "rules"]) == 0
     assert capsys.readouterr().err == ("diffguide: warning: a scale of 1\nelsewhere.py:1: UserWarning: a scale of\n1\n")
     assert warnings.formatwarning is before
-
-
-def test_an_interruption_while_the_command_starts_is_one_line(monkeypatch, capsys):
-    from diffguide.eval import entry
-
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "main", interrupted)
-    assert entry.main() == 130
-    assert capsys.readouterr().err == "diffguide: interrupted\n"

@@ -1,6 +1,7 @@
 """Rules inside of cross-attention, against attention processors that were written by hand from the paper's lines."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -211,6 +212,31 @@ def test_a_model_of_few_steps_goes_away_from_the_negative_prompt() -> None:
         tone, who = (likeness(guided, negative_prompt=tones) - native).mean(1)
     assert tone < -0.1
     assert who > 0
+
+
+def test_another_thread_that_shares_the_denoiser_is_left_alone() -> None:
+    family, pipe = FAMILIES["sd"], FAMILIES["sd"].build()
+    z, text = torch.ones(1, 4, 8, 8), torch.ones(1, 16, pipe.unet.config.cross_attention_dim)
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        return pipe.unet.forward(z, 500, encoder_hidden_states=text)[0]
+
+    expected, found = plain(), []
+
+    def meanwhile(*_: Any) -> None:
+        if not found:
+            found.append(None)  # its own evaluation comes by here, too
+            thread = threading.Thread(target=lambda: found.append(plain()))
+            thread.start()
+            thread.join()
+
+    with guide(pipe, RULE) as guided:
+        native = family.run(guided)
+        hook = pipe.unet.mid_block.register_forward_pre_hook(meanwhile)
+        assert torch.equal(family.run(guided), native)
+        hook.remove()
+    assert torch.equal(found[1], expected)
 
 
 def test_a_compiled_denoiser_and_a_cache_are_refused() -> None:
