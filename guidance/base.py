@@ -152,10 +152,10 @@ class Guidance:
         return cond
 
     def attend(self, positive: Tensor, negative: Tensor, step: Step) -> Tensor:
-        """What a cross-attention goes on with, for a rule that acts inside the denoiser.
+        """What an attention to texts goes on with, for a rule that acts inside the denoiser.
 
-        positive, negative: (B, tokens, channels), what the latents attend to in the prompt and in the negative prompt,
-        before the output projection.
+        positive, negative: (B, tokens, channels), what the latents attend to with the prompt and with the negative
+        prompt, before the output projection.
         """
         return positive
 

@@ -1,4 +1,4 @@
-"""Normalized attention guidance. Chen et al., arXiv 2505.21179 (NeurIPS 2025): guidance inside cross-attention."""
+"""Normalized attention guidance. Chen et al., arXiv 2505.21179 (NeurIPS 2025): guidance inside attention to texts."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from .tensors import TINY, precise, restored
 
 
 class NormalizedAttentionGuidance(Guidance):
-    """Away from the negative prompt inside the model's cross-attention; no unconditional prediction is made or needed.
+    """Away from the negative prompt inside the model's attention to texts; no unconditional prediction is needed.
 
-    For models in which plain guidance fails, such as those distilled to few steps. In each cross-attention, per token,
-    Z+ being what it attends to in the prompt and Z- in the negative prompt, before its output projection:
+    For models in which plain guidance fails, such as those distilled to few steps. In each attention to texts, for each
+    token of the latents, Z+ being what it attends to with the prompt and Z- with the negative prompt, before the output
+    projection:
 
         Z = Z+ + (s - 1) (Z+ - Z-);  Z <- Z min(1, tau |Z+|_1 / |Z|_1);  result = alpha Z + (1 - alpha) Z+
 
     Where a module adds attention to an image (IP-Adapter, Wan's image-to-video), Z+ and Z- both have it; the authors'
     code for Wan adds it afterwards.
 
-    A step costs one evaluation and a second attention to texts. Where a model transforms texts on their way to its
-    attentions, as transformers do and UNets do not, each sampling costs one evaluation more for the negative prompt,
-    and two where a pipeline makes its predictions in two calls.
+    With cross-attention (Stable Diffusion, SDXL, PixArt, Wan) a step costs one evaluation and a second attention to
+    texts. Where a model transforms texts on their way to its attentions, as transformers do and UNets do not, each
+    sampling costs one evaluation more for the negative prompt, and two where a pipeline makes its predictions in two
+    calls. Where text and latents attend to one another (SD3, Flux, Qwen-Image), both texts go through the model beside
+    one stream of latents: a step costs two evaluations, as that of plain guidance does, and each sampling two more
+    (Z-Image: none).
 
     Args:
         guidance_scale: s, that of attention, not of predictions. At 1 the rule is the conditional prediction. Default
-            3, the authors' for SDXL in 4 steps (their README; 5 for Flux, 9 for Wan).
+            3, the authors' for SDXL in 4 steps (their README; 5 for Flux and SD3.5, 9 for Wan).
         tau: how many times its L1 norm without guidance the guided attention may have, above 0. Default 2.5 (their
             code).
-        alpha: the share of the guided attention, in [0, 1]. Default 0.5 (their code, for SDXL).
+        alpha: the share of the guided attention, in [0, 1]. Default 0.5 (their code, for SDXL; 0.25 for Flux, 0.125 for
+            SD3.5).
 
     Raises:
-        ValueError: an option is not a finite number or out of range, or, at the first step, a model that attends to
-            text and latents at once (SD3, Flux, Qwen-Image).
+        ValueError: an option is not a finite number or out of range, or, in the first steps, a model in which this
+            cannot be done, with the reason: Lumina and others have text and latents in one sequence.
     """
 
     acts_inside = True

@@ -2,25 +2,40 @@
 
 Where the denoiser has to be evaluated for the negative prompt, to see what its attentions are given, that is done once
 in a sampling: in a batched call by one more evaluation, and else in the pipeline's own second call, after which the
-conditional prediction is made anew.
+conditional prediction is made anew. Where text and latents attend to one another, which is seen on this occasion, each
+evaluation is one of both prompts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from diffguide.guidance import Guidance, Measurement, Step
 
+from .attentions import TEXT
 from .batched import BatchedCall
 from .caches import keeps_the_batch
-from .calls import Arguments, argument_names
-from .cross_attention import TEXT, CrossAttention, Seen
+from .calls import Arguments, argument_names, by_name, predictions_of, with_predictions
+from .cross_attention import CrossAttention, Seen
 from .errors import UserError
 from .halves import Halves
+from .joining import joined, of_text
+from .joint_attention import JointAttention
+from .regions import inside
 from .switching import negative_embeddings
 from .two_calls import TwoCalls
+
+
+@dataclass
+class _Negative:
+    """What one denoiser is given for the negative prompt: its attentions, or itself, where they are joint."""
+
+    seen: Seen = field(default_factory=Seen)
+    joint: bool = False
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 class Attending:
@@ -34,9 +49,11 @@ class Attending:
         if layout.streams or layout.second or (isinstance(call, BatchedCall) and (layout.whole or len(call.order) > 2)):
             raise self._refusal("its predictions cannot be made one by one")
         call.rule = _Driven(self)
-        self.attention = CrossAttention(self._combine, self._refusal)
+        self.cross = CrossAttention(self._combine, self._refusal)
+        self.joint = JointAttention(self._combine, self._refusal, layout.latents_first)
         self.acting = False
         self.module: Any = None
+        self.given: Arguments = (), {}
         self.hooked: set[nn.Module] = set()
         self.embedded = None
         if layout.calls == "single":
@@ -52,38 +69,55 @@ class Attending:
         """The forward pre-hook: that of the call; from here on attention is acted on, or watched."""
         if module not in self.hooked:
             self.hooked.add(module)
-            self.call.undo += self.attention.hook(module)
+            self.call.undo += self.cross.hook(module) + self.joint.hook(module)
+        if kwargs.get("kv_caches") is not None:
+            raise self._refusal("it keeps caches of its own from one evaluation to the next")
         self.module, step = module, self.call.step
         changed = self.call.before(module, args, kwargs)
+        self.given = changed or (args, kwargs)
         opens, known = self.call.step is not step, self._known(self.call.step)
         if not self.acting:
             return changed
+        if opens and (self.call.layout.latents_first or (module in known and known[module].joint)):
+            self.call.step.extra_evaluations += 1
+            return self._begin_both()
         if opens and self.batched:
-            seen = known.setdefault(module, {})
-            negative = self._negative(args, kwargs) if not seen else ((), {})
-            first = (changed or (args, kwargs))[1]
-            embeddings = first.get(TEXT), negative[1].get(TEXT)
-            self.attention.act(seen, embeddings, lambda: self._evaluate(negative))
+            seen = known.setdefault(module, _Negative()).seen
+            negative = self._negative(args, kwargs) if not seen.second else ((), {})
+            embeddings = self.given[1].get(TEXT), negative[1].get(TEXT)
+            self.cross.act(seen, embeddings, lambda: self._evaluate(negative))
         elif opens and module in known:
-            self.attention.act(known[module])
+            self.cross.act(known[module].seen)
         elif not opens and not self.batched and self.call.opened and module not in known:  # type: ignore[union-attr]
-            self.attention.watch(known.setdefault(module, {}))
+            known[module] = _Negative(given=of_text(by_name(module, args, kwargs)))
+            self.cross.watch(known[module].seen)
         return changed
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The forward hook: attention as it was, then the hook of the call."""
-        self.attention.end()
-        return self.call.after(module, args, kwargs, output)
+        self.cross.end()
+        known = self._known(self.call.step).get(module)
+        if self.joint.active:
+            output = self._end_both(output)
+        elif known is not None and self.cross.joint and not known.joint:
+            known.joint = True
+            if self.batched:  # seen while the prompt was evaluated
+                output = self._evaluate_both()
+        return self.call.after(module, *self.given, output)
 
     def again(self, latents: Tensor) -> Tensor:
         """The conditional prediction, made anew after the unconditional one was watched."""
-        step = self.call.step
-        assert step.evaluate is not None
-        self.attention.act(self._known(step)[self.module])
-        guided = step.evaluate(latents)
-        self.attention.end()
-        step.extra_evaluations += 1
-        return guided
+        assert isinstance(self.call, TwoCalls)
+        known, step = self._known(self.call.step)[self.module], self.call.step
+        if known.joint:
+            guided = inside(predictions_of(self._evaluate_both())[0], self.call.where[0])
+        else:
+            assert step.evaluate is not None
+            self.cross.act(known.seen)
+            guided = step.evaluate(latents)
+            self.cross.end()
+            step.extra_evaluations += 1
+        return self.call.visible(guided)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
@@ -94,8 +128,29 @@ class Attending:
         self.module.forward(*given[0], **given[1])
         self.call.step.extra_evaluations += 1
 
-    def _known(self, step: Step) -> dict[nn.Module, Seen]:
-        """What the attentions of each denoiser were given for the negative prompt, in this sampling."""
+    def _evaluate_both(self) -> Any:
+        """Evaluate the denoiser for both prompts, past its hooks; what it returns for the first."""
+        args, kwargs = self._begin_both()
+        self.call.step.extra_evaluations += 2
+        return self._end_both(self.module.forward(*args, **kwargs))
+
+    def _begin_both(self) -> Arguments:
+        """From now on the denoiser is evaluated for both prompts, given this."""
+        module, args, kwargs = self.call.given
+        if isinstance(self.call, BatchedCall) and len(self.call.order) == 2:
+            self.joint.act(self.call.order.index("cond"))
+            return args, kwargs
+        self.joint.act(0)
+        negative = {TEXT: self.embedded()} if self.embedded is not None else self._known(self.call.step)[module].given
+        return (), joined(module, by_name(module, args, kwargs), negative, self._refusal)
+
+    def _end_both(self, output: Any) -> Any:
+        """That part of the output of such an evaluation which is of the prompt."""
+        half = self.joint.end()
+        return with_predictions(output, [prediction.chunk(2)[half] for prediction in predictions_of(output)])
+
+    def _known(self, step: Step) -> dict[nn.Module, _Negative]:
+        """What each denoiser is given for the negative prompt, in this sampling."""
         return step.state.setdefault("negative prompt", {})
 
     def _negative(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -110,9 +165,7 @@ class Attending:
         return self.rule.attend(positive, negative, self.call.step)
 
     def _refusal(self, why: str) -> UserError:
-        return UserError(
-            f"{self.rule} acts on cross-attention, which it cannot do in {type(self.call.pipe).__name__}: {why}"
-        )
+        return UserError(f"{self.rule} acts on attention, which it cannot do in {type(self.call.pipe).__name__}: {why}")
 
 
 class _Driven(Guidance):

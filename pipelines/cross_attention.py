@@ -2,63 +2,63 @@
 
 What a module is given for the second text is that text's embedding, where it is given that of the first as it is, as in
 UNets. Else it is what the module was given when the denoiser was evaluated for the second text, which is seen once.
+That it is the same at each step is seen of the first text, whose second evaluation is compared with its first.
 """
 
 from __future__ import annotations
 
-import inspect
-import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-TEXT = "encoder_hidden_states"
+from .attentions import LATENTS, NONE, TEXT, AttentionHooks
+
 MASKS = ("attention_mask", "encoder_attention_mask")
-OF_STEPS = ("hidden_states", "temb")
+OF_STEPS = (LATENTS, "temb")
 """Arguments of an attention that are the same for both texts, and others at each step."""
 
-JOINT = "its text and latents attend to one another in one attention"
+CHANGES = "what its attentions are given for a text changes from step to step"
 OTHER = "its attention has an output of another kind"
-COMPILED = "the denoiser is compiled, and attention cannot be reached"
-
-Seen = dict[nn.Module, list[dict[str, Any]]]
-"""The arguments of each attention when the denoiser was evaluated for the second text, in the order of its calls."""
 
 
-class CrossAttention:
-    """Hooks that do nothing until `act` or `watch`, and again from `end` on, nor ever in another thread.
+@dataclass
+class Seen:
+    """What each attention of a denoiser was given, in the order of its calls.
 
-    combine: what goes on in place of the attention (B, tokens, channels) to the first text and to the second, before
-    the output projection. refusal: the error for a model in which this cannot be done, from the reason.
+    second: all but `OF_STEPS`, in the evaluation for the second text. first: the text, in the first of the evaluations
+    for the first text, which are counted.
+    """
+
+    second: dict[nn.Module, list[dict[str, Any]]] = field(default_factory=dict)
+    first: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
+    evaluations: int = 0
+
+
+class CrossAttention(AttentionHooks):
+    """Hooks that do nothing until `act` or `watch`, and again from `end` on.
+
+    joint: whether, on the way, text and latents were seen to attend to one another in one attention, where nothing can
+    be done one text after the other. `JointAttention` is for that.
     """
 
     def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], refusal: Callable[[str], Exception]):
-        self.combine, self.refusal = combine, refusal
-        self.mode, self.acted, self.thread = "", False, threading.get_ident()
-        self.seen: Seen = {}
+        super().__init__(combine, refusal)
+        self.mode, self.joint = "", False
+        self.seen = Seen()
+        self.changes: list[Tensor] = []
         self.embeddings: tuple[Any, Any] = None, None
         self.evaluate: Callable[[], None] | None = None
         self.second: Tensor | None = None
         self.turns: Counter[nn.Module] = Counter()
 
-    def hook(self, denoiser: nn.Module) -> list[Callable[[], None]]:
-        """Put hooks into each attention of a denoiser that can attend to texts; returns what removes them."""
-        parts, undo = list(denoiser.modules()), []
-        if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts):
-            raise self.refusal(COMPILED)
-        for part in parts:
-            last = getattr(part, "to_out", None)
-            projection = last[0] if isinstance(last, (nn.ModuleList, nn.Sequential)) else last
-            names = list(inspect.signature(part.forward).parameters)
-            if isinstance(projection, nn.Module) and TEXT in names:
-                undo += [
-                    part.register_forward_pre_hook(self._entering(names), with_kwargs=True).remove,
-                    part.register_forward_hook(self._leaving).remove,
-                    projection.register_forward_pre_hook(self._projecting).remove,
-                ]
-        return undo
+    @property
+    def active(self) -> bool:
+        """Whether `act` or `watch` was called."""
+        return bool(self.mode)
 
     def watch(self, seen: Seen) -> None:
         """From now on the denoiser is evaluated for the second text: keep in `seen` what its attentions are given."""
@@ -73,64 +73,73 @@ class CrossAttention:
         self.mode, self.acted, self.seen = "act", False, seen
         self.embeddings, self.evaluate = embeddings, evaluate
         self.turns.clear()
+        seen.evaluations += 1
 
     def end(self) -> None:
-        """The evaluation is over. The error of `refusal` if there was no attention to act on."""
-        if self.mode == "act" and not self.acted:
-            raise self.refusal(JOINT)
-        self.mode = ""
+        """The evaluation is over. The error of `refusal` if there was no attention to act on, or it cannot be done."""
+        mode, self.mode = self.mode, ""
+        changes, self.changes = self.changes, []
+        if mode == "act" and not self.acted and not self.joint:
+            raise self.refusal(NONE)
+        if self.seen.evaluations == 2:
+            self.seen.first.clear()
+        if changes and torch.stack(changes).any():  # once in a sampling
+            raise self.refusal(CHANGES)
 
-    def _mode(self) -> str:
-        """What there is to do: nothing where another thread evaluates a denoiser that pipelines share."""
-        return self.mode if threading.get_ident() == self.thread else ""
-
-    def _entering(self, names: list[str]) -> Callable[..., None]:
-        """The forward pre-hook of an attention whose arguments have these names."""
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = dict(zip(names, args)) | kwargs
-            if self._mode() not in ("watch", "act") or given.get(TEXT) is None:
-                return
-            if self.mode == "watch":
-                own = {name: value for name, value in given.items() if name not in OF_STEPS}
-                self.seen.setdefault(module, []).append(own)
-                return
-            texts = self._texts(module, given)
-            if texts is None:
-                return
-            self.mode, self.second = "second", None
-            module.forward(**given | texts)
-            self.mode, self.acted = "act", True
-            if self.second is None:
-                raise self.refusal(OTHER)
-
-        return hook
+    def entering(self, module: nn.Module, given: dict[str, Any]) -> None:
+        """Attend to the second text, and keep that for when the module has attended to the first."""
+        text = given.get(TEXT)
+        if self.mode not in ("watch", "act") or text is None or text is given[LATENTS] or self.joint:
+            return
+        if self.mode == "watch":
+            own = {name: value for name, value in given.items() if name not in OF_STEPS}
+            self.seen.second.setdefault(module, []).append(own)
+            return
+        texts = self._texts(module, given)
+        if texts is None:
+            return
+        self.mode, self.second = "second", None
+        module.forward(**given | texts)
+        self.mode, self.acted = "act", True
+        if self.second is None:
+            raise self.refusal(OTHER)
 
     def _texts(self, module: nn.Module, given: dict[str, Any]) -> dict[str, Any] | None:
         """What an attention is given for the second text, in place of what it is given; None: nothing."""
-        if not self.seen and self.evaluate is not None:
+        if not self.seen.second and self.evaluate is not None:
             first, second = self.embeddings
             if given[TEXT] is first and all(given.get(mask) is None for mask in MASKS):
                 return {TEXT: second}
             self.mode = "watch"
             self.evaluate()
             self.mode = "act"
-        if module not in self.seen:
+        if module not in self.seen.second or self.joint:
             return None
-        turn = self.turns[module]
+        turn, second = self.turns[module], self.seen.second[module]
         self.turns[module] += 1
-        return self.seen[module][turn % len(self.seen[module])]
+        self._compare(module, turn, given[TEXT])
+        return second[turn % len(second)]
 
-    def _projecting(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        """The forward pre-hook of an attention's output projection."""
-        if self._mode() == "second":
-            self.second = args[0]
-        elif self._mode() == "act" and self.second is not None:
+    def _compare(self, module: nn.Module, turn: int, text: Tensor) -> None:
+        """Remember the first text, and whether it is another one the next time."""
+        if self.seen.evaluations == 1:
+            self.seen.first.setdefault(module, []).append(text)
+        elif self.seen.evaluations == 2:
+            before = self.seen.first[module][turn]
+            if before.shape != text.shape:
+                raise self.refusal(CHANGES)
+            self.changes.append((text - before).abs().amax() > 0.01 * before.abs().amax())
+
+    def projecting(self, module: nn.Module, attention: Tensor) -> Tensor | None:
+        """Keep the attention to the second text, and combine with it that to the first."""
+        if self.mode == "second":
+            self.second = attention
+        elif self.mode == "act" and self.second is not None:
             second, self.second = self.second, None
-            return (self.combine(args[0], second), *args[1:])
+            return self.combine(attention, second)
         return None
 
-    def _leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """The forward hook of an attention: one that has two results attends to texts and latents at once."""
-        if self._mode() == "watch" and isinstance(output, tuple):
-            raise self.refusal(JOINT)
+    def leaving(self, module: nn.Module, output: Any) -> None:
+        """An attention that has two results attends to texts and latents at once."""
+        if self.mode == "watch" and isinstance(output, tuple):
+            self.joint = True

@@ -36,6 +36,9 @@ class Layout:
     after another. frame_timesteps: each frame may have its own timestep.
     third: the argument that brings a third prediction, and the order of the three; third_scale: the scale of the image.
 
+    latents_first: where text and latents are one sequence from the first attention on, the part of the denoiser that
+    sees the latents alone, and the part where they are the beginning of the sequence.
+
     How one half is cut out to save the other. split: arguments whose halves lie along another dimension, or are no
     multiple of the rows; lists: arguments that are lists with an entry per row; shared: arguments that both halves
     share. whole: no half can be cut out, so that nothing is saved.
@@ -71,6 +74,7 @@ class Layout:
     tokens: str = ""
     first_frame: int = 0
     packed: str = ""
+    latents_first: tuple[str, str] | None = None
     mask: str = ""
     copied: bool = False
     float32: bool = False

@@ -47,7 +47,7 @@ RULES: dict[str, Rule] = {
     "nag": Rule(
         "NormalizedAttentionGuidance",
         "2505.21179",
-        "negative prompts inside cross-attention, one evaluation a step; few-step models",
+        "negative prompts inside the model's attention to texts; few-step models",
         own_scale=True,
     ),
     "beta": Rule("BetaClassifierFreeGuidance", "2502.10574", "normalised differences, most guidance in the middle"),

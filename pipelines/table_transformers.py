@@ -91,6 +91,7 @@ TRANSFORMERS: tuple[Layout, ...] = (
         scaled_timestep=True,
         predicts="negated",
         lists=("x", "cap_feats"),
+        latents_first=("noise_refiner", "layers"),
     ),
     Layout(
         ("ZImageOmniPipeline",),

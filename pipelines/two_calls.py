@@ -106,7 +106,7 @@ class TwoCalls(Call):
                 result = kept[where].clone()
             else:
                 both = inside(cond, where), inside(uncond, where)
-                seen = [self._visible(tensor.to(kept.dtype)) for tensor in (*both, latents)]
+                seen = [self.visible(tensor.to(kept.dtype)) for tensor in (*both, latents)]
                 result, measures = guided_by(self.rule, seen[0], seen[1], seen[2], step)
                 measured = measures if k == 0 else measured
                 if self.layout.copied:
@@ -128,7 +128,7 @@ class TwoCalls(Call):
         given = self.arguments.get("negative_prompt_embeds")
         return given is not None and given is self.arguments.get("prompt_embeds")
 
-    def _visible(self, tensor: Tensor) -> Tensor:
+    def visible(self, tensor: Tensor) -> Tensor:
         """Zero where the pipeline overwrites the prediction, so that no inner product has a share from there."""
         return tensor if self.mask is None else tensor * (1 - self.mask)
 
@@ -138,7 +138,9 @@ class TwoCalls(Call):
         return self.pipe.guidance_scale + self.layout.offset - 1
 
     def _evaluate(self, latents: Tensor) -> Tensor:
-        """`Step.evaluate`."""
+        """`Step.evaluate`, with what the pipeline overwrites as it is."""
+        if self.mask is not None:
+            latents = self.visible(latents) + self.mask * self.latents[0]
         return evaluated(self, self.given[0], self.given[1:], latents, self.where[0])
 
     def _forget(self, shape: Any) -> None:

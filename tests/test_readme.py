@@ -93,7 +93,7 @@ def test_published_settings_run(stand_ins):
     from diffguide.pipelines import guide, load_pipeline
     from diffguide.pipelines.rules import parse_guidance
 
-    assert len(PRESETS) == 11
+    assert len(PRESETS) == 14
     flow, diffusion = (load_pipeline(name, progress_bar=False) for name in ("stable-diffusion-3", "stable-diffusion"))
     for spec, scale in PRESETS:
         pipe = flow if spec.startswith(("raag", "cfg-zero")) else diffusion

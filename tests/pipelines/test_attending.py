@@ -153,11 +153,12 @@ def test_other_families(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("sd3", "its text and latents attend to one another in one attention"),
-        ("flux", "its text and latents attend to one another in one attention"),
-        ("qwen", "its text and latents attend to one another in one attention"),
-        ("z-image", "its text and latents attend to one another in one attention"),
+        ("hidream", "it has no attention in which its text can be told from its latents"),
+        ("lumina2", "it has no attention in which its text can be told from its latents"),
         ("lumina", "its attention has an output of another kind"),
+        ("kandinsky5", "what its attentions are given for a text changes from step to step"),
+        ("stable-cascade-prior", "what its attentions are given for a text changes from step to step"),
+        ("glm", "it keeps caches of its own from one evaluation to the next"),
         ("ltx2", "its predictions cannot be made one by one"),
         ("sd-pix2pix", "its predictions cannot be made one by one"),
         ("flux-control", "its guidance is distilled into the model"),
@@ -171,7 +172,7 @@ def test_where_it_cannot_act(name: str, why: str) -> None:
         assert_clean(module)
 
 
-@pytest.mark.parametrize("name", ["sd", "wan21"])
+@pytest.mark.parametrize("name", ["sd", "wan21", "sd3", "flux", "qwen"])
 def test_each_image_is_its_own(name: str) -> None:
     family, pipe = FAMILIES[name], FAMILIES[name].build()
     with guide(pipe, RULE) as guided:
@@ -179,7 +180,10 @@ def test_each_image_is_its_own(name: str) -> None:
     torch.testing.assert_close(both[:1], first, rtol=0, atol=2e-5 * first.abs().max().item())
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("sd", [1, 1, 1, 1]), ("wan21", [1, 1, 3, 1])])
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    [("sd", [1, 1, 1, 1]), ("wan21", [1, 1, 3, 1]), ("sd3", [1, 1, 4, 2]), ("flux", [1, 1, 4, 2])],
+)
 def test_in_a_part_of_the_steps(name: str, evaluations: list[int]) -> None:
     family, pipe = FAMILIES[name], FAMILIES[name].build()
     off = family.run_native(pipe, family.off)
@@ -194,21 +198,30 @@ def test_in_a_part_of_the_steps(name: str, evaluations: list[int]) -> None:
     assert min((late - off).abs().max(), (late - whole).abs().max()) > 1e-3
 
 
-def test_a_model_of_few_steps_goes_away_from_the_negative_prompt() -> None:
-    """Of 128 such captions 120 did, by 0.21 on average of 0.34, and went towards the rest of the caption by 0.07."""
+@pytest.mark.parametrize(
+    ("model", "steps", "rule", "off"),
+    [
+        ("emoji-lcm", 4, NormalizedAttentionGuidance(), {}),
+        ("emoji-flow", 12, NormalizedAttentionGuidance(9.0), {"guidance_scale": 1.0}),
+    ],
+)
+def test_a_model_goes_away_from_the_negative_prompt(
+    model: str, steps: int, rule: NormalizedAttentionGuidance, off: dict[str, float]
+) -> None:
+    """Of 128 such captions 120 did in emoji-lcm, by 0.21 on average of 0.34, and went towards the rest by 0.07."""
     people = ("man cook", "woman astronaut", "baby", "mermaid", "man running", "raised fist", "girl", "person in bed")
     tones = ["dark skin tone", "light skin tone"] * 4
     prompts = [f"{who}, {tone}" for who, tone in zip(people, tones)]
-    pipe, judge = load_pipeline("emoji-lcm", device="cpu", progress_bar=False), load_reward("emoji-judge", device="cpu")
+    pipe, judge = load_pipeline(model, device="cpu", progress_bar=False), load_reward("emoji-judge", device="cpu")
 
-    def likeness(called: Any, **negative: Any) -> Tensor:
+    def likeness(called: Any, **given: Any) -> Tensor:
         seeds = [torch.Generator().manual_seed(k) for k in range(len(people))]
-        images = called(prompts, num_inference_steps=4, generator=seeds, output_type="pt", **negative).images
+        images = called(prompts, num_inference_steps=steps, generator=seeds, output_type="pt", **given).images
         with torch.no_grad():
             return torch.stack([judge(images.float(), tones), judge(images.float(), list(people))])
 
-    native = likeness(pipe)
-    with guide(pipe, NormalizedAttentionGuidance()) as guided:
+    native = likeness(pipe, **off)
+    with guide(pipe, rule) as guided:
         tone, who = (likeness(guided, negative_prompt=tones) - native).mean(1)
     assert tone < -0.1
     assert who > 0

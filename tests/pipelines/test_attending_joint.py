@@ -1,0 +1,134 @@
+"""Rules inside of attentions in which text and latents attend to one another, against transformers written by hand."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import joint_by_hand
+import pytest
+import torch
+from families import all_families
+from test_parity import assert_clean
+from torch import Tensor
+
+from diffguide.guidance import ClassifierFreeGuidance, NormalizedAttentionGuidance
+from diffguide.pipelines import guide
+from diffguide.pipelines.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated pipelines, as in test_families
+
+FAMILIES = {family.name: family for family in all_families()}
+RULE = NormalizedAttentionGuidance(5.0, tau=1.2, alpha=0.8)
+ALL_NEGATIVE = NormalizedAttentionGuidance(0.0, tau=1e30, alpha=1.0)
+ALL_POSITIVE = NormalizedAttentionGuidance(5.0, alpha=0.0)
+NEGATIVE = "worm wheel"
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(before)
+
+
+def close(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours, expected, rtol=0, atol=5e-6 * max(1.0, expected.abs().max().item()))
+
+
+def by_rule(positive: Tensor, negative: Tensor) -> Tensor:
+    """The paper's lines, with the options of RULE."""
+    guided = 5.0 * positive - 4.0 * negative
+    growth = guided.norm(1, -1, keepdim=True) / positive.norm(1, -1, keepdim=True)
+    return 0.8 * guided * growth.clamp(max=1.2) / growth + 0.2 * positive
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_both_texts_have_a_stream_and_share_the_latents(name: str) -> None:
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
+    calls: list[dict[str, Any]] = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda *given: calls.append(given[2]), with_kwargs=True)
+    family.run(pipe, negative_prompt=[NEGATIVE], **{family.scale: 5.0})
+    hook.remove()
+    seen = {key: calls[1][key] for key in ("encoder_hidden_states", "pooled_projections")}
+    if name == "sd3":
+        seen = {key: both.chunk(2)[0] for key, both in seen.items()}
+    native, off = pipe.transformer.forward, family.run_native(pipe, family.off)
+    pipe.transformer.forward = torch.no_grad()(getattr(joint_by_hand, name)(pipe.transformer, seen, by_rule))
+    expected = family.run_native(pipe, family.off)
+    pipe.transformer.forward = native
+    with guide(pipe, RULE) as guided:
+        ours = family.run(guided, negative_prompt=[NEGATIVE])
+        assert [record.evaluations for record in guided.trace] == [4, 2, 2, 2]
+        assert guided.trace[1].decision == ["attention"]
+    close(ours, expected)
+    assert (ours - off).abs().max() > 1e-2
+
+
+BY_ATTENTION_ALONE = [
+    "qwen",  # prompts of different lengths, one of which is filled up and masked
+    "qwen-edit",
+    "flux2-klein",
+    "auraflow",
+    "bria",
+    "longcat",
+    "joyimage-edit",
+    "chroma",
+    "cogview4",
+    "cogvideox",
+    "easyanimate",
+    "z-image",
+]
+"""Families that know of a text by attention alone."""
+
+POOLED = ["flux-kontext", "sd3-inpaint-33", "hunyuan-video"]
+"""Families that also know of it by a pooled embedding, which modulates all tokens, and is left out here."""
+
+
+@pytest.mark.parametrize("name", [*BY_ATTENTION_ALONE, *POOLED, "flux-controlnet", "mochi"])
+def test_with_all_of_one_text_it_is_the_prediction_for_that(name: str) -> None:
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
+    for parameter in pipe.transformer.time_text_embed.text_embedder.parameters() if name in POOLED else ():
+        torch.nn.init.zeros_(parameter)
+    native = family.run_native(pipe, 3.0)
+    with guide(pipe, ALL_POSITIVE) as guided:
+        positive = family.run(guided)
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        conditional = family.run(guided)
+        close(positive, conditional)
+        if name in BY_ATTENTION_ALONE + POOLED:
+            guided.guidance = ALL_NEGATIVE
+            negative = family.run(guided)
+            guided.guidance = ClassifierFreeGuidance(0.0)
+            close(negative, family.run(guided))
+        guided.guidance = RULE
+        acted = family.run(guided)
+        first = 2 if name == "z-image" else 4  # where the table says so, nothing has to be seen first
+        evaluations = [record.evaluations for record in guided.trace]
+        assert evaluations == [first] + [2] * (len(guided.trace) - 1)
+        assert acted.isfinite().all()
+        assert (acted - conditional).abs().max() > 1e-3
+        assert torch.equal(family.run(guided), acted)
+    assert torch.equal(family.run_native(pipe, 3.0), native)
+    for module in family.modules(pipe):
+        assert_clean(module)
+        assert not any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
+
+
+def test_prompts_of_different_lengths_need_a_mask() -> None:
+    family, pipe = FAMILIES["cogview4"], FAMILIES["cogview4"].build()
+    longer = torch.randn(1, 21, pipe.transformer.config.text_embed_dim)
+    with pytest.raises(UserError, match="different lengths, and it takes no mask"), guide(pipe, RULE) as guided:
+        family.run(guided, negative_prompt_embeds=longer)
+    for module in family.modules(pipe):
+        assert_clean(module)
+
+
+@pytest.mark.parametrize("name", ["cosmos2-video", "cosmos2.5-predict"])
+def test_where_frames_are_given_they_are_seen_as_they_are(name: str) -> None:
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
+    with guide(pipe, ALL_POSITIVE) as guided:
+        positive = family.run(guided)
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        close(positive, family.run(guided))
