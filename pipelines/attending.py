@@ -141,8 +141,9 @@ class Attending:
             self.joint.act(self.call.order.index("cond"))
             return args, kwargs
         self.joint.act(0)
-        negative = {TEXT: self.embedded()} if self.embedded is not None else self._known(self.call.step)[module].given
-        return (), joined(module, by_name(module, args, kwargs), negative, self._refusal)
+        given = by_name(module, args, kwargs)
+        negative = self.embedded(given) if self.embedded is not None else self._known(self.call.step)[module].given
+        return (), joined(module, given, negative, self._refusal)
 
     def _end_both(self, output: Any) -> Any:
         """That part of the output of such an evaluation which is of the prompt."""
@@ -157,7 +158,7 @@ class Attending:
         """The arguments of the denoiser for the negative prompt."""
         call: Any = self.call
         if self.embedded is not None:
-            return args, kwargs | {TEXT: self.embedded()}
+            return args, kwargs | self.embedded(kwargs)
         half = Halves(call.layout, call.rows, call.order.index("uncond"))
         return half.cut(argument_names(self.module, args), args, kwargs)
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from .attentions import TEXT
 from .errors import UserError
 from .layouts import Layout
 
@@ -73,32 +74,45 @@ def switched_off(
     return arguments | dict(layout.also) | dict.fromkeys([layout.scale, *given], layout.off)
 
 
-def negative_embeddings(pipe: Any, arguments: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """For a call of a pipeline that makes no unconditional prediction: what has the embedded negative prompt, and undo.
+def negative_embeddings(
+    pipe: Any, arguments: dict[str, Any]
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], None]]:
+    """For a call of a pipeline that makes no unconditional prediction: the negative prompt for its denoiser, and undo.
 
-    `negative_prompt` is taken out of the arguments. It is embedded, or "" where there is none, when the pipeline embeds
-    its prompt, from then on, until undone.
+    `negative_prompt` is taken out of the arguments, or its embeddings are. It is embedded, or "" where there is none,
+    when the pipeline embeds its prompt, from then on, until undone. What is returned tells from the arguments of the
+    denoiser, by name, those that are others for the negative prompt.
+    UserError: there are only embeddings of the prompt, and nothing to embed a negative prompt with.
     """
-    given = arguments.pop("negative_prompt", None)
-    negative = _like_prompt(given or "", arguments) if given is None or isinstance(given, str) else given
     native = pipe.encode_prompt
-    found: list[Any] = []
     signature = inspect.signature(native)
+    known = [name for name in signature.parameters if name.startswith(("prompt", "pooled_"))]
+    negative = {name: arguments.pop(f"negative_{name}", None) for name in known}
+    text = negative["prompt"]
+    if negative["prompt_embeds"] is None:
+        if getattr(pipe, "text_encoder", None) is None:
+            raise UserError(f"{type(pipe).__name__} has no text encoder: give negative_prompt_embeds")
+        negative["prompt"] = _like_prompt(text or "", arguments) if text is None or isinstance(text, str) else text
+    found: list[tuple[Any, ...]] = []
 
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        both = signature.bind(*args, **kwargs)
-        both.arguments |= {"do_classifier_free_guidance": True, "negative_prompt": negative}
-        embedded = native(*both.args, **both.kwargs)
-        found[:] = [embedded[1]]
+        embedded, other = native(*args, **kwargs), signature.bind(*args, **kwargs)
+        other.arguments |= negative
+        found[:] = [embedded, native(*other.args, **other.kwargs)]
         return embedded
 
+    def others(seen: dict[str, Any]) -> dict[str, Any]:
+        text = {TEXT: found[1][0].to(seen[TEXT].dtype)}
+        pairs = [(own, new) for own, new in zip(*found) if own is not None]
+        return {name: new for name, value in seen.items() for own, new in pairs if value is own} | text
+
     pipe.encode_prompt = encode_prompt
-    return lambda: found[0], lambda: vars(pipe).pop("encode_prompt")
+    return others, lambda: vars(pipe).pop("encode_prompt")
 
 
 def takes_negative(native: type[Any]) -> bool:
-    """Whether a pipeline that makes no unconditional prediction embeds negative prompts, for `negative_embeddings`."""
-    return {"do_classifier_free_guidance", "negative_prompt"} <= set(inspect.signature(native.encode_prompt).parameters)
+    """Whether a pipeline that makes no unconditional prediction embeds prompts, for `negative_embeddings`."""
+    return "prompt" in inspect.signature(getattr(native, "encode_prompt", lambda: None)).parameters
 
 
 def chained_after_step(after_step: Callable[[Any], Any], arguments: dict[str, Any]) -> dict[str, Any]:

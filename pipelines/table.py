@@ -59,4 +59,4 @@ def check_rule(pipe: object, layout: Layout, rule: Any) -> None:
     if layout.calls != "single" or rule.acts_alone:
         return
     if not rule.acts_inside or not takes_negative(type(pipe)):
-        raise UserError(f"no guidance rule can act in {type(pipe).__name__}: {DISTILLED}")
+        raise UserError(f"{rule} cannot act in {type(pipe).__name__}: {DISTILLED}; nag and reward can")

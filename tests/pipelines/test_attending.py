@@ -161,7 +161,6 @@ def test_other_families(name: str) -> None:
         ("glm", "it keeps caches of its own from one evaluation to the next"),
         ("ltx2", "its predictions cannot be made one by one"),
         ("sd-pix2pix", "its predictions cannot be made one by one"),
-        ("flux-control", "its guidance is distilled into the model"),
     ],
 )
 def test_where_it_cannot_act(name: str, why: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import all_families
 from test_parity import assert_clean
+from tiny_single import SINGLE
 from torch import Tensor
 
 from diffguide.guidance import ClassifierFreeGuidance, NormalizedAttentionGuidance
@@ -18,6 +19,7 @@ from diffguide.pipelines.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated pipelines, as in test_families
 
 FAMILIES = {family.name: family for family in all_families()}
+SINGLES = {family.name: family for family in SINGLE}
 RULE = NormalizedAttentionGuidance(5.0, tau=1.2, alpha=0.8)
 ALL_NEGATIVE = NormalizedAttentionGuidance(0.0, tau=1e30, alpha=1.0)
 ALL_POSITIVE = NormalizedAttentionGuidance(5.0, alpha=0.0)
@@ -132,3 +134,33 @@ def test_where_frames_are_given_they_are_seen_as_they_are(name: str) -> None:
         positive = family.run(guided)
         guided.guidance = ClassifierFreeGuidance(1.0)
         close(positive, family.run(guided))
+
+
+@pytest.mark.parametrize("name", ["lcm", "flux-control", "flux-fill", "sana-sprint"])
+def test_pipelines_that_take_no_negative_prompt_take_one(name: str) -> None:
+    family, pipe = SINGLES[name], SINGLES[name].build()
+    for part in pipe.transformer.time_text_embed.text_embedder.parameters() if name.startswith("flux") else ():
+        torch.nn.init.zeros_(part)  # a pooled text modulates all tokens
+    if name == "sana-sprint":  # which has no text encoder here
+        texts = {key: family.inputs(1, 1)[key] for key in ("prompt_embeds", "prompt_attention_mask")}
+        texts["prompt_embeds"] = -texts["prompt_embeds"]
+        expected = family.run(pipe, **texts)
+        given = {f"negative_{key}": value for key, value in texts.items()}
+        with (
+            pytest.raises(UserError, match="no text encoder: give negative_prompt_embeds"),
+            guide(pipe, RULE) as guided,
+        ):
+            family.run(guided)
+    else:
+        expected, given = family.run(pipe, prompt=[NEGATIVE]), {"negative_prompt": NEGATIVE}
+    native = family.run(pipe)
+    with guide(pipe, ALL_NEGATIVE) as guided:
+        close(family.run(guided, **given), expected)
+        guided.guidance = RULE
+        acted = family.run(guided, **given)
+        first, later = {"lcm": (1, 1), "sana-sprint": (2, 1)}.get(name, (4, 2))
+        assert [record.evaluations for record in guided.trace] == [first, *[later] * (len(guided.trace) - 1)]
+    assert (native - expected).abs().max() > 1e-3
+    assert (acted - native).abs().max() > 1e-3
+    assert torch.equal(family.run(pipe), native)
+    assert "encode_prompt" not in vars(pipe)
