@@ -69,7 +69,7 @@ class ZipImages:
 
 
 class TarImages:
-    """The images of a tar file, compressed or not, in its own order. UserError: it cannot be read."""
+    """The images of a tar file, compressed or not, in its own order. UserError: it cannot be read, or is cut off."""
 
     def __init__(self, path: Path):
         self.path, self.images, self._captions = path, list[str](), dict[str, str | None]()
@@ -85,7 +85,7 @@ class TarImages:
                 yield name, self._content(file, member, name, MAX_FILE), self._captions.get(caption_name(name))
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
-        with _readable(self.path), tarfile.open(self.path) as file:
+        with _readable(self.path), tarfile.open(self.path, tarinfo=_Member) as file:
             for member in file:
                 if member.isreg():  # links and devices are not followed
                     yield member.name.removeprefix("./"), member, file
@@ -97,6 +97,20 @@ class TarImages:
         stream = file.extractfile(member)
         data = stream.read(limit) if stream else b""
         return data if len(data) == member.size else Bad(name, "damaged", "the archive ends within it")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose archive must be whole: `tarfile` takes any block that is no header for the end."""
+
+    @classmethod
+    def fromtarfile(cls, file: tarfile.TarFile) -> _Member:
+        """The next member. ReadError: there is none, nor the zeros that every archive ends with."""
+        try:
+            return super().fromtarfile(file)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError("it is cut off, or damaged in the middle") from error
 
 
 class NpzImages:

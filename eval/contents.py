@@ -15,6 +15,7 @@ from diffguide.pipelines.loading import model_kind
 from diffguide.pipelines.rewards import parse_reward
 from diffguide.pipelines.spelling import split_guidance, split_parts
 
+from .folders import files_below
 from .networks import check_extractor
 from .plan import Plan
 from .references import REFERENCES
@@ -44,7 +45,7 @@ def content_hash(path: Path) -> str:
     try:
         if not path.is_dir():
             return _digest(path)
-        entries = {entry.relative_to(path): entry for entry in path.rglob("*") if entry.is_file()}
+        entries = {entry.relative_to(path): entry for entry in files_below(path) if entry.is_file()}
         shown = {name.as_posix(): entry for name, entry in entries.items() if not _hidden(name)}
         lines = [f"{name} {_digest(entry)}\n" for name, entry in sorted(shown.items())]
     except OSError as error:

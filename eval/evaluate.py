@@ -4,8 +4,8 @@
     diffguide evaluate samples.zip --reference reference.npz --metrics fid saturation --json
     diffguide evaluate emoji/ --reference emoji --prompts prompts.txt
 
-IMAGES is a folder, a .zip or .tar (captions in .txt files beside the images), or an .npz with arr_0. Which network,
-resize and count a number comes from stands beside it.
+IMAGES is a folder with all below it, links followed, a .zip or .tar (captions in .txt files beside the images), or an
+.npz with arr_0. Which network, resize and count a number comes from stands beside it.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ from diffguide.pipelines.metadata import is_sheet
 
 from .archives import MAX_CAPTION, MAX_FILE, TAR_SUFFIXES, Entry, NpzImages, TarImages, ZipImages, is_image
 from .decode import Bad
+from .folders import files_below
 from .images import Images
 
 
 def open_images(source: Any, convert: bool = False, skip_bad: bool = False) -> Images:
-    """Images from a folder (with all below it, by name), a zip, tar or npz file, or an iterable.
+    """Images from a folder (with all below it, links too, by name), a zip, tar or npz file, or an iterable.
 
     Args:
         source: a path, or an iterable of tensors (3, H, W) or (N, 3, H, W), floats in [0, 1] or uint8, or PIL images;
@@ -57,7 +58,7 @@ class _Folder:
     def __init__(self, path: Path):
         self.path = path
         try:
-            files = [found.relative_to(path).as_posix() for found in _below(path)]
+            files = [found.relative_to(path).as_posix() for found in files_below(path)]
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror or one_line(error)}") from error
         # Of the pictures of `diffguide generate` their contact sheet is none.
@@ -82,17 +83,6 @@ class _Folder:
                 return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
         except OSError:
             return None
-
-
-def _below(path: Path) -> Iterator[Path]:
-    """The files below a folder, and links that lead nowhere, which cannot be read and are so said. OSError."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for folder, _, names in os.walk(path, onerror=fail):
-        found = (Path(folder, name) for name in names)
-        yield from (each for each in found if each.is_file() or each.is_symlink())
 
 
 class _Given:
