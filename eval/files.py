@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError, one_line
-from diffguide.pipelines.files import whole
+from diffguide.pipelines.files import held, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,20 +70,10 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; UserError if another compare is at work in it. The system ends it with us."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
+    """Hold the folder for this process; UserError if another compare is at work in it."""
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another compare is at work in {str(folder)!r}") from error
+    with held(folder / ".lock", f"another compare is at work in {str(folder)!r}"):
         yield
 
 

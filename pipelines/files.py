@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and judged before the work that they are to hold."""
+"""Files that are whole or not there, judged before the work that they are to hold, and written by one process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from .errors import UserError, one_line
 
@@ -26,6 +27,46 @@ def check_file(path: Path, what: str, flag: str, overwrite: bool) -> None:
             raise UserError(f"cannot write {what} {name!r}: there is no folder {str(folder)!r} to write to")
     except OSError as error:
         raise UserError(f"cannot write {what} {name[:80]!r}: {error.strerror}") from error
+
+
+@contextmanager
+def held(lock: Path, busy: str) -> Iterator[None]:
+    """Hold the file `lock`, which is there meanwhile, for this process; the system lets go of it however that ends.
+
+    UserError: another process holds it, which is told as `busy`, or it cannot be written. Where files have no locks, as
+    on Windows and some network disks, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+
+    def opened() -> IO[str]:
+        while True:
+            file = open(lock, "w")  # noqa: SIM115
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+                    return file
+            except BlockingIOError as error:
+                file.close()
+                raise UserError(busy) from error
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return file
+            file.close()  # the one who held it has removed it since it was opened
+
+    try:
+        file = opened()
+    except OSError as error:
+        raise UserError(f"cannot write {str(lock)!r}: {error.strerror}") from error
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager

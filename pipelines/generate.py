@@ -86,11 +86,15 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the pictures; 0, or 130 after an interruption. UserError for a mistake of the user."""
     request = make_request(args)
-    jobs = request.jobs
-    output = plan_output(jobs, args.output, args.overwrite)
+    output = plan_output(request.jobs, args.output, args.overwrite)
     traces = plan_traces(args.trace, request.guidance, args.overwrite)
-    output.make_folders()
+    with output.held():
+        return _generate(request, output, traces, args.json)
 
+
+def _generate(request: Request, output: Output, traces: Path | None, as_json: bool) -> int:
+    """As `run`, once all is checked that can be without torch."""
+    jobs = request.jobs
     from .loading import load_pipeline
     from .sampling import make_rule, sample
 
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"diffguide: interrupted, {len(entries)} of {len(jobs)} pictures are finished", file=sys.stderr)
         return 130
-    _report(entries, picture.settings, sheet, traces, args.json)
+    _report(entries, picture.settings, sheet, traces, as_json)
     return 0
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
+from .files import held
 
 SHEET = "contact-sheet.png"
 """The contact sheet in the folder of its pictures."""
@@ -22,6 +24,22 @@ class Output:
 
     pictures: list[Path]
     sheet: Path | None
+    overwrite: bool = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folders, created where they are missing, with the pictures held for this process.
+
+        A single picture is held by itself, others with all of their folder. UserError: that is not possible, another
+        process holds them, or one has written files since that are not to be overwritten.
+        """
+        self.make_folders()
+        first = self.pictures[0]
+        lock = first.with_name(f".{first.name}.lock") if self.sheet is None else first.with_name(".lock")
+        what = first if self.sheet is None else first.parent
+        with held(lock, f"another run is at work on {str(what)!r}: wait for it, or give another --output"):
+            self.check_free()
+            yield
 
     def make_folders(self) -> None:
         """Create what folders are missing. UserError if that is not possible."""
@@ -32,6 +50,17 @@ class Output:
                 raise UserError(f"cannot create the folder {str(folder)!r}: {error.strerror}") from error
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise UserError(f"cannot write to the folder {str(folder)!r}")
+
+    def check_free(self) -> None:
+        """UserError: a folder in the place of a file, or a file that exists and is not to be overwritten."""
+        paths = [path for path in [*self.pictures, self.sheet] if path]
+        folders = [path for path in paths if path.is_dir()]
+        existing = [path for path in paths if path.exists()]
+        if folders:
+            raise UserError(f"cannot write {str(folders[0])!r}: it is a folder")
+        if existing and not self.overwrite:
+            more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+            raise UserError(f"{str(existing[0])!r}{more} exists already: give --overwrite or another --output")
 
 
 def plan_output(jobs: Sequence[tuple[str, int]], output: str | None, overwrite: bool) -> Output:
@@ -45,8 +74,8 @@ def plan_output(jobs: Sequence[tuple[str, int]], output: str | None, overwrite: 
     a format other than PNG.
     """
     try:
-        result = _place(jobs, output)
-        _check_free([path for path in [*result.pictures, result.sheet] if path], overwrite)
+        result = replace(_place(jobs, output), overwrite=overwrite)
+        result.check_free()
     except OSError as error:
         raise UserError(f"cannot write {str(output)[:80]!r}: {error.strerror}") from error
     return result
@@ -91,13 +120,3 @@ def _slugs(prompts: Sequence[str]) -> list[str]:
         slugs[prompt] = slug
         taken.add(slug)
     return [slugs[prompt] for prompt in prompts]
-
-
-def _check_free(paths: Sequence[Path], overwrite: bool) -> None:
-    folders = [path for path in paths if path.is_dir()]
-    existing = [path for path in paths if path.exists()]
-    if folders:
-        raise UserError(f"cannot write {str(folders[0])!r}: it is a folder")
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise UserError(f"{str(existing[0])!r}{more} exists already: give --overwrite or another --output")
