@@ -24,6 +24,8 @@ from .references import REFERENCES, cache_folder, cached_features, keep_features
 from .sources import Images, open_images
 from .statistics import Moments, Statistics, check_compatible, load_statistics
 
+ROLE = ", the reference,"
+
 
 @dataclass(frozen=True)
 class ReferenceSide:
@@ -57,13 +59,16 @@ def open_reference(reference: Any, *, convert: bool = False, skip_bad: bool = Fa
 
 
 def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool, baseline: bool) -> None:
-    """UserError: a metric needs a reference, its images, a reward or a baseline that is not there."""
+    """UserError: a metric needs a reference, its images, more of them, a reward or a baseline that is not there."""
     for name in metrics:
         metric = METRICS[name]
-        if metric.kind == "distance" and side is None:
-            raise UserError(f"{name} needs a reference: --reference IMAGES, STATS.npz or {', '.join(REFERENCES)}")
-        if "features" in metric.needs and side is not None and side.images is None:
-            raise UserError(f"{name} needs the images of the reference; {side.label} holds statistics alone")
+        if metric.kind == "distance":
+            if side is None:
+                raise UserError(f"{name} needs a reference: --reference IMAGES, STATS.npz or {', '.join(REFERENCES)}")
+            if side.statistics is None or "features" in metric.needs:
+                if side.images is None:
+                    raise UserError(f"{name} needs the images of the reference; {side.label} holds statistics alone")
+                side.images.check_enough(name, metric.fewest, ROLE)
         if "reward" in metric.needs and not reward:
             raise UserError("reward needs a reward: --reward NAME, or a callable in Python")
         if "baseline" in metric.needs and not baseline:
@@ -104,6 +109,9 @@ def measure_reference(
     with progress_bar(side.images.count, "reference") as bar:
         keep = [*with_features, *files]
         done = run_pass(side.images, missing, keep=keep, batch_size=batch_size, progress=bar.update)
+    for name in distances:
+        if networks.of(name) in (missing if "features" in METRICS[name].needs else missing.keys() - stated.keys()):
+            side.images.check_enough(name, METRICS[name].fewest, ROLE, done.n)
     for network, extractor in missing.items():
         statistics = stated.get(network) or done.moments[network].statistics(*identity_of(extractor))
         known[network] = Reference(statistics, done.features.get(network))

@@ -60,6 +60,11 @@ def check_column(name: str) -> str:
     return name
 
 
+def fewest_images(name: str) -> int:
+    """Images of each cell of which a metric can be measured: one more where each is left out of a Frechet distance."""
+    return METRICS[name].fewest + (name in FRECHET)
+
+
 def judged(metrics: Iterable[str]) -> list[str]:
     """Those of the metrics that were asked for and have a better side."""
     return [name for name in CHOICES if name in metrics and COLUMNS[name].better]

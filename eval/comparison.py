@@ -13,13 +13,12 @@ from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.loading import model_kind
 from diffguide.pipelines.request import DEFAULT_MODEL, read_prompts
 
-from .columns import COLUMNS, check_column
+from .columns import COLUMNS, check_column, fewest_images
 from .contents import plan_contents
 from .files import locked
 from .grid import check_folder, clear_folder, has_begun, run_plan
 from .growth import continuing, plan_of
 from .measures import distances
-from .metrics import METRICS
 from .options import check_networks
 from .plan import Plan, grid
 from .processes import Processes
@@ -67,9 +66,9 @@ def make_plan(
     if metrics is None:
         metrics = _usual(row is not None, reference is not None, bool(options.get("reward")))
     metrics = list(map(check_column, metrics))
-    few = [name for name in metrics if num_images < METRICS[name].fewest]
+    few = [name for name in metrics if num_images < fewest_images(name)]
     if few:
-        raise UserError(f"{few[0]} needs {METRICS[few[0]].fewest} images of each cell at least, not {num_images}")
+        raise UserError(f"{few[0]} needs {fewest_images(few[0])} images of each cell at least, not {num_images}")
     needed = distances(metrics)
     if needed and reference is None:
         raise UserError(f"{needed[0]} needs a --reference: images, a statistics file, or {', '.join(REFERENCES)}")

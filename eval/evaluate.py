@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.arguments import argument
-from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.errors import UserError, amount
 from diffguide.pipelines.request import read_prompts
 
 from .metrics import METRICS, check_metrics
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def table(found: Evaluation) -> str:
     """The scores, one a line, with what they depend on; then the notes."""
-    lines = [f"{found.images}: {found.n} images" + (f" (left out: {found.skipped})" if found.skipped else "")]
+    lines = [f"{found.images}: {amount(found.n, 'image')}" + (f" (left out: {found.skipped})" if found.skipped else "")]
     if found.reference:
         lines.append(f"reference: {found.reference}")
     for score in found.scores:

@@ -13,14 +13,14 @@ from diffguide.guidance import Reward, as_reward
 from diffguide.guidance.reward import CallableReward
 from diffguide.pipelines.errors import UserError
 
-from .against import ReferenceSide, check_fits, check_needs, identity_of, measure_reference, open_reference
+from .against import ReferenceSide, check_needs, identity_of, measure_reference, open_reference
 from .features import FeatureExtractor
 from .frechet import shortage
 from .images import Images, summary
 from .metric_functions import Context, Measured, Reference, check_classifier
 from .metrics import METRICS, check_metrics
 from .networks import Networks
-from .passes import BATCH_SIZE, Pass, progress_bar, run_pass
+from .passes import BATCH_SIZE, Pass, check_pairs, progress_bar, run_pass
 from .sources import open_images
 
 PIXELS = ["saturation", "contrast", "clipping"]
@@ -104,14 +104,11 @@ def evaluate_images(
         metrics = default_metrics(side, prompts is not None, rewarded, baseline is not None)
     metrics = check_metrics(metrics)
     check_needs(metrics, side, reward is not None or networks.reward is not None, baseline is not None)
+    _check_enough(source, metrics)
     if networks.resize and "inception" not in map(networks.of, metrics):
         raise UserError(f"none of the metrics is by inception, whose resize {networks.resize!r} was chosen")
     single = [name for name in metrics if METRICS[name].kind == "image"]
     extractors = networks.load([name for name in metrics if name not in single])
-    if side is not None and side.images is None:  # before the time for the images is spent
-        for name in metrics:
-            if METRICS[name].kind == "distance":
-                check_fits(side, extractors[networks.of(name)])
     if "is" in metrics:
         check_classifier(extractors[networks.of("is")])
     seen_by: dict[str, Any] = {**networks.load(single)}
@@ -122,13 +119,21 @@ def evaluate_images(
         reward=seen_by[networks.of("reward")] if networks.reward and "reward" in single else reward,
     )
     keep = [networks.of(name) for name in metrics if METRICS[name].kind == "set" or "features" in METRICS[name].needs]
+    check_pairs(source, context)
+    # The reference comes first: it may be no good, or be known, and then costs no time.
+    references = {} if side is None else measure_reference(side, metrics, networks, extractors, batch_size)
     with progress_bar(source.count, "images") as bar:
         done = run_pass(source, extractors, single, context, keep=keep, batch_size=batch_size, progress=bar.update)
-    references = {} if side is None else measure_reference(side, metrics, networks, extractors, batch_size)
+    _check_enough(source, metrics, done.n)
     found = Evaluation(source.label, None if side is None else side.label, done.n, skipped=summary(source.bad))
     for name in metrics:
         _add_score(found, name, done, networks.of(name), {**seen_by, **extractors}, references)
     return found
+
+
+def _check_enough(images: Images, metrics: Sequence[str], n: int | None = None) -> None:
+    for name in metrics:
+        images.check_enough(name, METRICS[name].fewest, ", which is measured,", n)
 
 
 def _as_reward(reward: Any) -> Reward:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.errors import UserError, amount
 from diffguide.pipelines.metadata import versions
 from diffguide.pipelines.quiet import once
 from diffguide.pipelines.sampling import scheduler_class
@@ -196,7 +196,7 @@ def _announce(store: Store, pipe: Any, extractors: Mapping[str, Any], total: int
     traces = total * (sum(cell.steps for cell in plan.cells) / len(plan.cells) * 28 + 600)
     free = shutil.disk_usage(store.folder).free
     parts = f"images {size(images)}, features {size(features)}, traces {size(traces)}"
-    what = f"{len(plan.cells)} cells of {plan.num_images} images, {todo} of {total} to make"
+    what = f"{amount(len(plan.cells), 'cell')} of {amount(plan.num_images, 'image')}, {todo} of {total} to make"
     most = f"at most {size(images + features + traces)} of disk" if pixels else "disk besides images"
     print(f"diffguide: {what}; {most} ({parts}), {size(free)} free", file=sys.stderr)
 

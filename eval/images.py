@@ -69,6 +69,18 @@ class Images:
     skip_bad: bool = False
     bad: list[Bad] = field(default_factory=list)
 
+    def check_enough(self, what: str, fewest: int, role: str = "", n: int | None = None) -> None:
+        """UserError: `what` needs more images than these. n: as many can be used; None: as many as are known of.
+
+        role: what they are besides, ", the reference,".
+        """
+        n = self.count if n is None else n
+        if n == 0:
+            raise UserError(f"{self.label} holds no image")
+        if n is not None and n < fewest:
+            left_out = f" (left out: {summary(self.bad)})" if self.bad else ""
+            raise UserError(f"{what} needs {fewest} images at least: {self.label}{role} has {n}{left_out}")
+
     def check_order(self, what: str) -> None:
         """UserError: these images do not come by their names, so that nothing can be paired with them by its place."""
         names = getattr(self.source, "images", None)

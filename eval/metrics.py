@@ -19,7 +19,7 @@ class Metric:
     source: the paper or library that it comes from. compute: see `metric_functions`. extractor: the network it is
     defined for, "" for none. any_extractor: whether features of another network can stand in. needs: among
     "features" (of the reference, so that its statistics do not do), "prompts", "baseline", "reward". fewest: images of
-    which it can be measured in a comparison, which leaves each one out of a Frechet distance.
+    which it can be measured, on each side of a distance.
     """
 
     kind: str
@@ -41,7 +41,7 @@ METRICS: dict[str, Metric] = {
         "arXiv 1706.08500",
         how.frechet,
         "inception",
-        fewest=3,
+        fewest=2,
     ),
     "kid": Metric(
         "distance",
@@ -54,7 +54,15 @@ METRICS: dict[str, Metric] = {
         needs=("features",),
         fewest=2,
     ),
-    "is": Metric("set", "higher", "Inception Score, 10 splits", "arXiv 1606.03498", how.inception_score, "inception"),
+    "is": Metric(
+        "set",
+        "higher",
+        "Inception Score, 10 splits",
+        "arXiv 1606.03498",
+        how.inception_score,
+        "inception",
+        fewest=10,
+    ),
     "precision": Metric(
         "distance",
         "higher",
@@ -84,7 +92,7 @@ METRICS: dict[str, Metric] = {
         "arXiv 2306.04675",
         how.frechet,
         "dinov2",
-        fewest=3,
+        fewest=2,
     ),
     "fd_efficientnet": Metric(
         "distance",
@@ -93,7 +101,7 @@ METRICS: dict[str, Metric] = {
         "this project",
         how.frechet,
         "efficientnet-lite0",
-        fewest=3,
+        fewest=2,
     ),
     "cmmd": Metric(
         "distance",

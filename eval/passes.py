@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.errors import UserError, amount
 
 from .features import Extractor, FeatureExtractor
 from .images import Batch, Images, summary
@@ -65,14 +65,10 @@ def run_pass(
             features or values that are not finite.
     """
     context = context or Context()
+    paired = check_pairs(images, context)
     kept: dict[str, list[Tensor]] = {name: [] for name in extractors if keep is True or (keep and name in keep)}
     values: dict[str, list[Tensor]] = {name: [] for name in metrics}
     result = Pass(moments={name: Moments() for name in extractors})
-    paired = {name: len(given) for name in ("prompts", "baseline") if (given := getattr(context, name)) is not None}
-    for name, count in paired.items():
-        images.check_order(f"the {name}")
-        if images.count not in (None, count):
-            raise _unpaired(name, count, images.count, images.label)
     for batch, found in _embedded(images.batches(batch_size), extractors):
         for name, extractor in extractors.items():
             features = found[name]
@@ -98,8 +94,22 @@ def run_pass(
     return result
 
 
-def _unpaired(name: str, count: int, n: int | None, label: str) -> UserError:
-    return UserError(f"{count} {name} for {n} images of {label}: they must be as many")
+def check_pairs(images: Images, context: Context) -> dict[str, int]:
+    """How many prompts and baseline images go with the images one by one, by these names; none where there are none.
+
+    UserError: they are not as many, as far as is known before any is read, or not in their order.
+    """
+    paired = {name: len(given) for name in ("prompts", "baseline") if (given := getattr(context, name)) is not None}
+    for name, count in paired.items():
+        images.check_order(f"the {name}")
+        if images.count is not None and images.count != count:
+            raise _unpaired(name, count, images.count, images.label)
+    return paired
+
+
+def _unpaired(name: str, count: int, n: int, label: str) -> UserError:
+    what = name.removesuffix("s") if count == 1 else name
+    return UserError(f"{count} {what} for {amount(n, 'image')} of {label}: they must be as many")
 
 
 def _embedded(

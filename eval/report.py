@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.errors import UserError, amount
 
 from .files import read_json, write_file
 from .plan import Plan
@@ -74,8 +74,8 @@ def page(results: dict[str, Any], sheets: str, seconds: dict[int, float] | None 
     title = f"Guidance rules on {Path(results['model']).name}"
     first, last = results["seeds"]
     subtitle = (
-        f"{len(results['cells'])} cells of {results['n']} images each, seeds {first} to {last}, "
-        f"{results['prompts']} prompts, on {results['environment']['device']}."
+        f"{amount(len(results['cells']), 'cell')} of {amount(results['n'], 'image')} each, seeds {first} to {last}, "
+        f"{amount(results['prompts'], 'prompt')}, on {results['environment']['device']}."
     )
     effort = matched(results, "matched_evaluations", "equal evaluations")
     effort += matched(results, "matched_effective_scale", "equal effective scale")

@@ -99,6 +99,7 @@ def image_statistics(
     from .sources import open_images
 
     source = open_images(images, convert, skip_bad)
+    source.check_enough("a covariance", 2)
     networks = networks or Networks()
     extractor = networks.named(extractor)
     network = networks.load_one(extractor)

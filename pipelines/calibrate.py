@@ -21,7 +21,7 @@ from typing import Any
 from .arguments import argument, check_count, check_scale, check_seed, check_steps
 from .devices import check_device, check_dtype
 from .embedded import EMBEDDED
-from .errors import UserError
+from .errors import UserError, amount
 from .files import check_file, whole
 from .loading import model_kind
 from .request import DEFAULT_MODEL, read_prompts
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--saving and --similarity are for ag: the schedule of linear-ag is fixed")
     prompts = read_prompts(Path(args.prompt_file))
     if len(prompts) < MIN_PROMPTS:
-        raise UserError(f"{args.prompt_file!r} has {len(prompts)} prompts: give at least {MIN_PROMPTS}")
+        raise UserError(f"{args.prompt_file!r} has {amount(len(prompts), 'prompt')}: give at least {MIN_PROMPTS}")
     held_out = max(1, round(args.held_out * len(prompts)))
     if held_out == len(prompts):
         raise UserError(f"a --held-out of {args.held_out:g} leaves none of {held_out} prompts to fit to: give less")

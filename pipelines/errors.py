@@ -38,6 +38,11 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def amount(count: int, what: str) -> str:
+    """`"1 image"`, `"2 images"`."""
+    return f"{count} {what}" + "s" * (count != 1)
+
+
 def warn_user(message: str) -> None:
     """A warning that points to the line of the user which led here, outside this package."""
     level, frame = 2, sys._getframe(1)

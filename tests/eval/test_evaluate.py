@@ -100,15 +100,19 @@ def test_statistics_that_say_nothing_fit_and_are_noted(run, pictures, tiny_dino,
 @pytest.mark.parametrize(
     ("count", "metric", "hint"),
     [
-        (1, "fd_dinov2", "a covariance needs 2 images at least, not 1"),
-        (1, "kid", "KID needs 2 images at least"),
-        (3, "precision", "more than 3 images on both sides, not 3"),
-        (3, "recall", "more than 3 images on both sides, not 3"),
+        (1, "fd_dinov2", "fd_dinov2 needs 2 images at least"),
+        (1, "kid", "kid needs 2 images at least"),
+        (3, "precision", "precision needs 4 images at least"),
+        (3, "recall", "recall needs 4 images at least"),
     ],
 )
 def test_too_few_images_are_refused(run, pictures, tiny_dino, count, metric, hint):
     options = ["--dinov2", tiny_dino, "--extractor", f"dinov2:{tiny_dino}"]
-    assert hint in run("evaluate", pictures("a", count), "--reference", pictures("b", 9), "--metrics", metric, *options)
+    few, enough = pictures("a", count), pictures("b", 9)
+    said = run("evaluate", few, "--reference", enough, "--metrics", metric, *options)
+    assert f"{hint}: {str(few)!r}, which is measured, has {count}" in said
+    said = run("evaluate", enough, "--reference", few, "--metrics", metric, *options)
+    assert f"{hint}: {str(few)!r}, the reference, has {count}" in said
 
 
 def test_a_statistics_file_needs_two_images(run, pictures, tiny_dino, tmp_path):
