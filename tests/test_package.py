@@ -1,5 +1,7 @@
 """The package as it is installed: what an import costs, and what is inside the wheel."""
 
+import ast
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("guidance", "pipelines", "eval")
 
 
 def python(code: str, **options) -> str:
@@ -30,6 +33,17 @@ def test_command_line_starts_without_torch():
     assert "generate" in loaded
     assert "torch" not in loaded.split()
     assert time.monotonic() - start < 5  # under one second on a machine that does nothing else
+
+
+def test_all_that_is_imported_is_declared():
+    """`typing_extensions` is for type checkers alone, which bring it along."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"diffguide", "typing_extensions"}
+    declared = set(re.findall(r'(?m)^    "([\w-]+)[>=]', (ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    assert {{"PIL": "pillow"}.get(name, name.replace("_", "-")) for name in tops} <= declared
 
 
 @pytest.mark.slow
