@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,7 +160,7 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     from .measures import load_networks, make_measures, measure_reference
     from .report import write_report
     from .results import compute_results, write_results
-    from .sampler import request_of, rule_of
+    from .sampler import request_of, rule_of, try_batch
     from .table import measured_table
 
     processes = Processes(plan.device)
@@ -171,7 +172,10 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     for cell in plan.cells:
         call_arguments(pipe, rule_of(plan, cell), request_of(plan, cell, [0]))
     if processes.main and (overwrite or not has_begun(folder)):
-        clear_folder(folder)  # not before: whatever can be known to be wrong should not cost an earlier run
+        if has_begun(folder):  # whatever can be known to be wrong should not cost an earlier run
+            print("diffguide: the first batch is tried, then the earlier comparison is removed", file=sys.stderr)
+            try_batch(pipe, plan, measures)
+        clear_folder(folder)
     processes.wait()
     store = run_plan(plan, folder, pipe, measures, extractors, seen, processes)
     results: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +103,14 @@ def sample_units(
             pictures.close()  # type: ignore[attr-defined]
     finally:
         pipe.scheduler = own_scheduler
+
+
+def try_batch(pipe: Any, plan: Plan, measures: Mapping[str, Measure]) -> None:
+    """Sample and measure the first batch of a plan, and keep nothing of it. UserError as `sample_units`."""
+    with TemporaryDirectory(prefix="diffguide-") as folder:
+        store = Store(folder, plan)
+        store.make_folders()
+        list(sample_units(pipe, store, [(0, 0)], measures))
 
 
 def rule_of(plan: Plan, cell: Cell) -> Guidance | None:

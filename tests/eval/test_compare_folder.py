@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_what_can_be_known_to_be_wrong_costs_no_earlier_run(finished_run, tiny_p
         compare(plan, folder, overwrite=True)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
+
+
+@pytest.mark.parametrize("failure", ["raise ValueError('no reward')", "return images.mean((1, 2, 3)) / 0"])
+def test_a_reward_that_fails_on_its_first_image_costs_no_earlier_run(
+    finished_run, tiny_plan, tmp_path, monkeypatch, failure
+):
+    (tmp_path / "rewarding.py").write_text(f"def score(images, prompts):\n    {failure}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rewarding", raising=False)
+    folder = Path(shutil.copytree(finished_run[1], tmp_path / "copy"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    plan = tiny_plan(["cfg"], [2.0], num_images=2, reward="rewarding:score", metrics=("reward",))
+    with pytest.raises(UserError, match=r"no reward|not finite"):
+        compare(plan, folder, overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_damaged_files_are_named(finished_run, tmp_path):
