@@ -19,7 +19,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from diffguide.pipelines.arguments import argument, check_count, check_scale, check_seed, check_side, check_steps
+from diffguide.pipelines.arguments import (
+    add_command,
+    argument,
+    check_count,
+    check_scale,
+    check_seed,
+    check_side,
+    check_steps,
+)
 from diffguide.pipelines.arguments import check_text as checked_text
 from diffguide.pipelines.devices import check_dtype
 from diffguide.pipelines.request import DEFAULT_MODEL
@@ -42,13 +50,7 @@ OPTIONS += (*NETWORKS, "device", "dtype")
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "compare",
-        help="sample and measure rules on the same seeds and prompts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "compare", "sample and measure rules on the same seeds and prompts", __doc__, run)
     add = parser.add_argument
     rules = f"{', '.join([*RULES, 'native'])}; with what goes around them after a plus: {', '.join(MODIFIERS)}"
     rule, name = argument(check_guidance), argument(check_scheduler)

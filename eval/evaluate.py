@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffguide.pipelines.arguments import argument
+from diffguide.pipelines.arguments import add_command, argument
 from diffguide.pipelines.errors import UserError, amount
 from diffguide.pipelines.request import read_prompts
 
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "evaluate", "measure images", __doc__, run)
     add = parser.add_argument
     add("images", metavar="IMAGES", help="folder, .zip, .tar, .npz")
     add("--reference", metavar="IMAGES|STATS.npz|emoji", help="what to measure against")

@@ -47,7 +47,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
 
 
-def add_image_options(parser: argparse.ArgumentParser) -> None:
+def add_image_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """What becomes of images that are not all 8-bit RGB of one size: the fields of `images.Images`."""
     add = parser.add_argument
     add("--convert", action="store_true", help="take transparent (on white), gray, CMYK, 16-bit, mixed-size images too")

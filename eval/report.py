@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from diffguide.pipelines.arguments import add_command
 from diffguide.pipelines.errors import UserError, amount
 
 from .files import read_json, write_file
@@ -25,13 +26,7 @@ from .store import Store
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "report",
-        help="rebuild the report of a comparison",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "report", "rebuild the report of a comparison", __doc__, run)
     parser.add_argument("folder", metavar="RUN", help="the output folder of `diffguide compare`")
     parser.add_argument("--seconds", action="store_true", help="with seconds per image, which no two runs have alike")
 

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffguide.pipelines.arguments import add_command
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.files import check_file
 
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "stats",
-        help="reference statistics of images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "stats", "reference statistics of images", __doc__, run)
     parser.add_argument(
         "images", metavar="IMAGES", help="folder, .zip, .tar, .npz, or the name of an embedded set: emoji"
     )

@@ -59,6 +59,20 @@ class Parser(argparse.ArgumentParser):
             raise unknown(action.metavar if isinstance(action.metavar, str) else action.dest, value, action.choices)
 
 
+def add_command(
+    commands: Any, name: str, help: str, description: str | None, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """The parser of a further command among argparse's `commands`.
+
+    help: its line in the list of commands. description: what stands above its options, as it is written. run: what it
+    does; the exit status.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=help, description=description, formatter_class=formatter)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
 def argument(check: Callable[[str], T]) -> Callable[[str], T]:
     """`check` as the `type` of an argparse argument: its UserError keeps its message."""
 
@@ -96,15 +110,20 @@ def check_side(text: str) -> int:
 
 def check_scale(text: str) -> float:
     """A guidance scale: a number up to a million either way. UserError for anything else."""
-    try:
-        scale = float(text)
-    except ValueError:
-        scale = math.nan
+    scale = to_number(text)
     if not math.isfinite(scale):
         raise UserError(f"a guidance scale must be a finite number, not {text!r}")
     if abs(scale) > MAX_SCALE:
         raise UserError(f"a guidance scale must be between -{MAX_SCALE} and {MAX_SCALE}, not {text!r}")
     return scale
+
+
+def to_number(text: str) -> float:
+    """The number that a text is, NaN for any other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_text(text: str) -> str:

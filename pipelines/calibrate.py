@@ -18,14 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .arguments import argument, check_count, check_scale, check_seed, check_steps
-from .devices import check_device, check_dtype
+from .arguments import add_command, argument, check_seed, to_number
 from .embedded import EMBEDDED
 from .errors import UserError, amount
 from .files import check_file, whole
 from .loading import model_kind
+from .options import add_sampling_options
 from .request import DEFAULT_MODEL, read_prompts
-from .schedulers import check_scheduler
 
 RULES = ("ag", "linear-ag")
 MIN_PROMPTS = 4
@@ -33,29 +32,17 @@ MIN_PROMPTS = 4
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="fit adaptive guidance to a model",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "calibrate", "fit adaptive guidance to a model", __doc__, run)
     add = parser.add_argument
     add("rule", choices=RULES, metavar="RULE", help=" or ".join(RULES))
     add("--model", "-m", default=DEFAULT_MODEL, help=f"as for generate (default {DEFAULT_MODEL})")
     add("--prompt-file", required=True, metavar="FILE", help="one prompt a line, UTF-8; 50 to 200 are usual")
     add("--held-out", type=argument(_share), default=0.25, metavar="SHARE", help="of the prompts (default 0.25)")
-    add("--guidance-scale", type=argument(check_scale), metavar="W", help="default: the model's")
-    steps = {"dest": "steps", "type": argument(check_steps), "metavar": "N", "help": "default: the model's"}
-    add("--num-inference-steps", "--steps", **steps)
-    add("--scheduler", type=argument(check_scheduler), metavar="NAME", help="see `diffguide list schedulers`")
+    add_sampling_options(parser, batch_size=8)
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--saving", type=argument(_share), help="ag: the share of evaluations to save (default 0.25)")
     goal.add_argument("--similarity", type=argument(_share), metavar="SSIM", help="ag: the mean similarity to keep")
     add("--seed", type=argument(check_seed), default=0, metavar="K", help="of the first prompt (default 0)")
-    add("--batch-size", type=argument(check_count), default=8, metavar="N", help="pictures made together (default 8)")
-    add("--dtype", type=argument(check_dtype), help="as for generate")
-    add("--device", type=argument(check_device), help="as for generate")
     add("--output", "-o", metavar="JSON", help="default: RULE-MODEL-STEPS.json in the current folder")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     add("--json", action="store_true", help="one JSON object on standard output")
@@ -162,10 +149,7 @@ def _saving_for(similarity: float, setting: Any, recorded: Any, space: str) -> f
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = to_number(text)
     if not 0 < value < 1:
         raise UserError(f"{text!r} is not a number between 0 and 1")
     return value

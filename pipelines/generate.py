@@ -15,13 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import argument, check_count, check_scale, check_seed, check_seeds, check_side, check_steps, check_text
+from .arguments import add_command, argument, check_seed, check_seeds, check_text
 from .calibrated import rule_on
-from .devices import check_device, check_dtype
+from .options import add_picture_options, add_sampling_options
 from .output import Output, plan_output
 from .request import Request, make_request
 from .rule_names import MODIFIERS, NATIVE, RULES
-from .schedulers import check_scheduler
 from .spelling import check_guidance
 from .traces import kept_traces, plan_traces
 
@@ -37,18 +36,11 @@ SHEET_COLUMNS = 8
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "generate",
-        help="make pictures from prompts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "generate", "make pictures from prompts", __doc__, run)
     add = parser.add_argument
     add("prompt", nargs="?", type=argument(check_text), metavar="PROMPT", help="what to draw, in quotes")
     add("--prompt-file", metavar="FILE", help="one prompt a line, UTF-8")
     add("--from-image", metavar="PNG", help="settings of a picture made by diffguide; other options override them")
-    add("--negative-prompt", type=argument(check_text), metavar="TEXT", help="what not to draw")
     add("--model", "-m", help="embedded name, diffusers folder, .safetensors file or hub id (default emoji-sd)")
     rules = ", ".join([*RULES, NATIVE[0]])
     add(
@@ -58,25 +50,11 @@ def add_parser(commands: Any) -> None:
         help=f"{rules} (the pipeline's own); after a rule, each with a plus: {', '.join(MODIFIERS)}; reward also "
         "alone; default: cfg for embedded models, else native; see `diffguide list rules`",
     )
-    add("--guidance-scale", type=argument(check_scale), metavar="W", help="1 is conditional only; default: the model's")
-    add(
-        "--num-inference-steps",
-        "--steps",
-        dest="steps",
-        type=argument(check_steps),
-        metavar="N",
-        help="default: the model's",
-    )
+    add_sampling_options(parser, batch_size=1)
+    add_picture_options(parser)
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=argument(check_seed), metavar="K", help="default 0")
     seeds.add_argument("--seeds", type=argument(check_seeds), metavar="K-L,...", help="several, such as 0-15,20")
-    add("--scheduler", type=argument(check_scheduler), metavar="NAME", help="see `diffguide list schedulers`")
-    add("--height", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
-    add("--width", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
-    add("--dtype", type=argument(check_dtype), help="float32, float16, bfloat16, auto (default: by device and model)")
-    add("--device", type=argument(check_device), help="cpu, cuda, cuda:1, mps, xpu (default: CUDA where there is one)")
-    add("--cpu-offload", action="store_true", help="keep on the GPU only what is at work")
-    add("--batch-size", type=argument(check_count), default=1, metavar="N", help="pictures made together (default 1)")
     add("--output", "-o", metavar="PNG|FOLDER", help="default: named after the prompt, in the current folder")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--trace", metavar="JSON", help="a file for what guidance did at each step of each picture")

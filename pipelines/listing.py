@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from .arguments import add_command
 from .embedded import EMBEDDED
 from .rewards import ALIASES, REWARDS
 from .rules import MODIFIERS, NATIVE, RULES, rule_options
@@ -18,8 +19,7 @@ from .spelling import format_value
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser("list", help="what there is to choose from", description=__doc__)
-    parser.set_defaults(run=run, parser=parser)
+    parser = add_command(commands, "list", "what there is to choose from", __doc__, run)
     parser.add_argument("section", nargs="?", metavar="SECTION", choices=list(SECTIONS), help=", ".join(SECTIONS))
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

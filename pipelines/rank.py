@@ -18,15 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import argument, check_count, check_scale, check_seed, check_side, check_steps, check_text
+from .arguments import add_command, argument, check_count, check_seed, check_text, to_number
 from .calibrated import rule_on
-from .devices import check_device, check_dtype
 from .errors import UserError
+from .options import add_picture_options, add_sampling_options
 from .output import slugify
 from .rank_folder import RankFolder
 from .request import DEFAULT_MODEL, make_request
 from .rewards import check_reward
-from .schedulers import check_scheduler
 
 if TYPE_CHECKING:
     from .rank_session import Answer, Judge, Session
@@ -34,34 +33,20 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
-    parser = commands.add_parser(
-        "rank",
-        help="better pictures by saying which are better",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser, prompt_file=None, from_image=None, seeds=None)
+    parser = add_command(commands, "rank", "better pictures by saying which are better", __doc__, run)
+    parser.set_defaults(prompt_file=None, from_image=None, seeds=None)
     add = parser.add_argument
     add("prompt", type=argument(check_text), metavar="PROMPT", help="what to draw, in quotes")
-    add("--negative-prompt", type=argument(check_text), metavar="TEXT", help="what not to draw")
     add("--model", "-m", help=f"as for generate (default {DEFAULT_MODEL})")
     add("--guidance", metavar="RULE[:OPTION=VALUE,...]", help="as for generate")
-    add("--guidance-scale", type=argument(check_scale), metavar="W", help="default: the model's")
-    steps = {"dest": "steps", "type": argument(check_steps), "metavar": "N", "help": "default: the model's"}
-    add("--num-inference-steps", "--steps", **steps)
-    add("--scheduler", type=argument(check_scheduler), metavar="NAME", help="see `diffguide list schedulers`")
-    add("--height", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
-    add("--width", type=argument(check_side), metavar="PIXELS", help="a multiple of 8")
+    add_sampling_options(parser, batch_size=1)
+    add_picture_options(parser)
     add("--seed", type=argument(check_seed), metavar="K", help="of the noise to start with (default 0)")
     add("--candidates", type=argument(check_count), default=8, metavar="M", help="to be ranked in a round (default 8)")
     add("--top", type=argument(check_count), default=3, metavar="K", help="how many of them are named (default 3)")
     add("--rounds", type=argument(check_count), default=10, metavar="N", help="default 10; 10 to 20 are usual")
     add("--spread", type=argument(_spread), default=0.5, metavar="MU", help="of the candidates (default 0.5)")
     add("--reward", metavar="NAME", help="a reward to rank by, in place of a person; see `diffguide list rewards`")
-    add("--batch-size", type=argument(check_count), default=1, metavar="N", help="pictures made together (default 1)")
-    add("--dtype", type=argument(check_dtype), help="as for generate")
-    add("--device", type=argument(check_device), help="as for generate")
-    add("--cpu-offload", action="store_true", help="as for generate")
     add("--output", "-o", metavar="FOLDER", help="default: PROMPT-rank in the current folder")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the search in the folder")
@@ -143,10 +128,7 @@ def _search(session: Session, judge: Judge, rounds: int, folder: RankFolder) -> 
 
 
 def _spread(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = to_number(text)
     if not 0 < value < math.inf:
         raise UserError(f"a spread must be a number above 0, not {text[:40]!r}")
     return value
