@@ -20,8 +20,8 @@ class NormalizedAttentionGuidance(Guidance):
 
         Z = Z+ + (s - 1) (Z+ - Z-);  Z <- Z min(1, tau |Z+|_1 / |Z|_1);  result = alpha Z + (1 - alpha) Z+
 
-    Where a module adds attention to an image (IP-Adapter, Wan's image-to-video), Z+ and Z- both have it; the authors'
-    code for Wan adds it afterwards.
+    Where a module adds attention to an image before its output projection (IP-Adapters of UNets, Wan's image-to-video),
+    Z+ and Z- both have it; the authors' code for Wan adds it afterwards. The negative prompt is that of the first step.
 
     With cross-attention (Stable Diffusion, SDXL, PixArt, Wan) a step costs one evaluation and a second attention to
     texts. Where a model transforms texts on their way to its attentions, as transformers do and UNets do not, each

@@ -43,14 +43,15 @@ class Attending:
 
     def __init__(self, call: BatchedCall | TwoCalls):
         self.call, self.rule, layout = call, call.rule, call.layout
+        start = f"{call.rule} acts on attention, which it cannot do in {type(call.pipe).__name__}: "
+        self._refusal = lambda why: UserError(start + why)
         self.batched = isinstance(call, BatchedCall)
         if keeps_the_batch(call.pipe, layout):
             raise self._refusal("a cache of diffusers answers for its attention: disable_cache() first")
         if layout.streams or layout.second or (isinstance(call, BatchedCall) and (layout.whole or len(call.order) > 2)):
             raise self._refusal("its predictions cannot be made one by one")
         call.rule = _Driven(self)
-        self.cross = CrossAttention(self._combine, self._refusal)
-        self.joint = JointAttention(self._combine, self._refusal, layout.latents_first)
+        self.cross, self.joint = self._hooks()
         self.acting = False
         self.module: Any = None
         self.given: Arguments = (), {}
@@ -69,13 +70,17 @@ class Attending:
         """The forward pre-hook: that of the call; from here on attention is acted on, or watched."""
         if module not in self.hooked:
             self.hooked.add(module)
-            self.call.undo += self.cross.hook(module) + self.joint.hook(module)
+            for hooks in (self.cross, self.joint):
+                hooks.hook(module, self.call.undo)
         if kwargs.get("kv_caches") is not None:
             raise self._refusal("it keeps caches of its own from one evaluation to the next")
-        self.module, step = module, self.call.step
+        self.module, step, acting = module, self.call.step, self.acting
+        self.acting = False  # where the call does not ask, after a cutoff of the pipeline's own
         changed = self.call.before(module, args, kwargs)
         self.given = changed or (args, kwargs)
         opens, known = self.call.step is not step, self._known(self.call.step)
+        if not opens:
+            self.acting = acting
         if not self.acting:
             return changed
         if opens and (self.call.layout.latents_first or (module in known and known[module].joint)):
@@ -120,8 +125,19 @@ class Attending:
         return self.call.visible(guided)
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, nor tensors for the collector of circles."""
         self.call.abandon()
+        self.call.rule, self.given = self.rule, ((), {})
+        self.cross, self.joint = self._hooks()
+
+    def _hooks(self) -> tuple[CrossAttention, JointAttention]:
+        """Hooks that know of the call and the rule, not of this object."""
+        call, rule, refusal = self.call, self.rule, self._refusal
+
+        def combine(positive: Tensor, negative: Tensor) -> Tensor:
+            return rule.attend(positive, negative, call.step)
+
+        return CrossAttention(combine, refusal), JointAttention(combine, refusal, call.layout.latents_first)
 
     def _evaluate(self, given: Arguments) -> None:
         """Evaluate the denoiser for the negative prompt, past its hooks."""
@@ -161,12 +177,6 @@ class Attending:
             return args, kwargs | self.embedded(kwargs)
         half = Halves(call.layout, call.rows, call.order.index("uncond"))
         return half.cut(argument_names(self.module, args), args, kwargs)
-
-    def _combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        return self.rule.attend(positive, negative, self.call.step)
-
-    def _refusal(self, why: str) -> UserError:
-        return UserError(f"{self.rule} acts on attention, which it cannot do in {type(self.call.pipe).__name__}: {why}")
 
 
 class _Driven(Guidance):

@@ -47,9 +47,9 @@ class AttentionHooks:
         """After an attention: what goes on in place of its output, or None."""
         raise NotImplementedError
 
-    def hook(self, denoiser: nn.Module) -> list[Callable[[], None]]:
-        """Put the hooks into each attention of a denoiser; returns what removes them."""
-        parts, undo = list(denoiser.modules()), []
+    def hook(self, denoiser: nn.Module, undo: list[Callable[[], None]]) -> None:
+        """Put the hooks into each attention of a denoiser, and into `undo` what removes them."""
+        parts = list(denoiser.modules())
         if any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in parts):
             raise self.refusal(COMPILED)
         for part in parts[1:]:
@@ -61,7 +61,6 @@ class AttentionHooks:
             undo.append(part.register_forward_hook(self._after).remove)
             if projection is not None:
                 undo.append(projection.register_forward_pre_hook(self._projecting(part)).remove)
-        return undo
 
     def _acting(self) -> bool:
         return self.active and threading.get_ident() == self.thread

@@ -146,6 +146,11 @@ class BatchedCall(Call):
         half = self.once(("half", self.rows), lambda: Halves(self.layout, self.rows, self.order.index("cond")))
         return half.cut(self.once(("names", module, len(args)), lambda: argument_names(module, args)), args, kwargs)
 
+    def abandon(self) -> None:
+        """Leave nothing behind, nor steps, which refer to this call."""
+        super().abandon()
+        self.steps = []
+
     def _evaluate(self, latents: Tensor) -> Tensor:
         """`Step.evaluate`."""
         return evaluated(self, self.given[0], self._conditional(), latents, self.where)

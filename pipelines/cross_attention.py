@@ -120,8 +120,9 @@ class CrossAttention(AttentionHooks):
         self._compare(module, turn, given[TEXT])
         return second[turn % len(second)]
 
-    def _compare(self, module: nn.Module, turn: int, text: Tensor) -> None:
-        """Remember the first text, and whether it is another one the next time."""
+    def _compare(self, module: nn.Module, turn: int, text: Any) -> None:
+        """Remember the first text, and whether it is another one the next time; not the images of an IP-Adapter."""
+        text = text[0] if isinstance(text, tuple) else text
         if self.seen.evaluations == 1:
             self.seen.first.setdefault(module, []).append(text)
         elif self.seen.evaluations == 2:

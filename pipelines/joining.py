@@ -36,22 +36,29 @@ def joined(
     lengths = [text[TEXT].shape[1] for text in (given, given | second) if isinstance(text.get(TEXT), Tensor)]
     if len(set(lengths)) > 1:
         given, second = _masked(module, given, refusal), _masked(module, given | second, refusal)
-    return {name: _pair(name, value, second.get(name, value), rows) for name, value in given.items()}
+    return {name: _both(name, value, second.get(name, value), rows) for name, value in given.items()}
 
 
 def _masked(module: nn.Module, given: dict[str, Any], refusal: Callable[[str], Exception]) -> dict[str, Any]:
     """`given`, with a mask for its text."""
     for name in (name for name in TEXT_MASKS if name in inspect.signature(module.forward).parameters):
         return given if given.get(name) is not None else given | {name: _all(given[TEXT])}
-    raise refusal("both prompts are embedded to different lengths, and it takes no mask of them")
+    raise refusal("both prompts are embedded to different lengths, and it takes no mask of texts alone")
 
 
 def _all(text: Tensor) -> Tensor:
     return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
 
 
+def _both(name: str, first: Any, second: Any, rows: int) -> Any:
+    """Both values of an argument in one: a list with an entry per image, and otherwise tensors with a row for each."""
+    if isinstance(first, list) and len(first) == rows and not any(isinstance(each, Tensor) for each in first):
+        return [*first, *second]
+    return _pair(name, first, second, rows)
+
+
 def _pair(name: str, first: Any, second: Any, rows: int) -> Any:
-    """Both values of an argument in one: tensors with a row per image one after the other."""
+    """Both values in one, wherever there are tensors with a row per image: one after the other."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if name in SHARED or not first.ndim or first.shape[0] != rows:
             return first if first.shape[:1] >= second.shape[:1] else second
@@ -60,8 +67,6 @@ def _pair(name: str, first: Any, second: Any, rows: int) -> Any:
     if isinstance(first, dict) and isinstance(second, dict):
         return {key: _pair(key, value, second.get(key, value), rows) for key, value in first.items()}
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
-        if len(first) == rows and not any(isinstance(each, Tensor) for each in first):
-            return type(first)([*first, *second])
         return type(first)(_pair(name, *each, rows) for each in zip(first, second))
     return first
 

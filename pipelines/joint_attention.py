@@ -44,13 +44,13 @@ class JointAttention(AttentionHooks):
         """Whether `act` was called."""
         return self.first is not None
 
-    def hook(self, denoiser: nn.Module) -> list[Callable[[], None]]:
-        """Put the hooks into each attention of a denoiser; returns what removes them."""
+    def hook(self, denoiser: nn.Module, undo: list[Callable[[], None]]) -> None:
+        """Put the hooks into each attention of a denoiser, and into `undo` what removes them."""
         if self.parts is not None:
             alone, together = (set(denoiser.get_submodule(part).modules()) for part in self.parts)
             self.alone |= alone
             self.together |= together
-        return super().hook(denoiser)
+        super().hook(denoiser, undo)
 
     def act(self, first: int) -> None:
         """From now on the denoiser is evaluated for both texts; first: the half, 0 or 1, of the first text."""
@@ -108,6 +108,7 @@ class JointAttention(AttentionHooks):
         assert self.first is not None
         parts = [half[:, where, :channels] for half in tensor.chunk(2)]
         changed, whole = result(parts[self.first], parts[1 - self.first]), tensor.clone()
-        for half in whole.chunk(2):
-            half[:, where, :channels] = changed
+        rows = len(tensor) // 2
+        whole[:rows, where, :channels] = changed
+        whole[rows:, where, :channels] = changed
         return whole

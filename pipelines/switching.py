@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .attentions import TEXT
-from .errors import UserError
+from .errors import UserError, amount
 from .layouts import Layout
 
 _PLACED = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -84,22 +84,36 @@ def negative_embeddings(
     denoiser, by name, those that are others for the negative prompt.
     UserError: there are only embeddings of the prompt, and nothing to embed a negative prompt with.
     """
-    native = pipe.encode_prompt
-    signature = inspect.signature(native)
-    known = [name for name in signature.parameters if name.startswith(("prompt", "pooled_"))]
-    negative = {name: arguments.pop(f"negative_{name}", None) for name in known}
+    native, before, name = pipe.encode_prompt, vars(pipe).get("encode_prompt"), type(pipe).__name__
+    signature = inspect.signature(type(pipe).encode_prompt)
+    known = [each for each in signature.parameters if each.startswith(("prompt", "pooled_"))]
+    negative = {each: arguments.pop(f"negative_{each}", None) for each in known}
     text = negative["prompt"]
     if negative["prompt_embeds"] is None:
         if getattr(pipe, "text_encoder", None) is None:
-            raise UserError(f"{type(pipe).__name__} has no text encoder: give negative_prompt_embeds")
-        negative["prompt"] = _like_prompt(text or "", arguments) if text is None or isinstance(text, str) else text
+            raise UserError(f"{name} has no text encoder: give negative_prompt_embeds")
+        own = text is None or isinstance(text, str)
+        negative["prompt"] = _like_prompt(text or "", arguments) if own else list(text)
+    lacking = [each for each in known if each.endswith(("embeds", "mask")) and negative[each] is None]
+    if negative["prompt_embeds"] is not None and lacking:
+        raise UserError(f"{name} needs negative_{lacking[0]} beside negative_prompt_embeds")
     found: list[tuple[Any, ...]] = []
 
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        embedded, other = native(*args, **kwargs), signature.bind(*args, **kwargs)
+        embedded, other = native(*args, **kwargs), signature.bind(pipe, *args, **kwargs)
         other.arguments |= negative
-        found[:] = [embedded, native(*other.args, **other.kwargs)]
+        found[:] = [embedded, native(*other.args[1:], **other.kwargs)]
+        rows = [len(each[0]) for each in found]
+        if rows[0] != rows[1]:
+            images = amount(rows[0], "image")
+            raise UserError(f"{name} needs as many negative prompts as prompts: {images}, {rows[1]} of them")
         return embedded
+
+    def restore() -> None:
+        if before is None:
+            del pipe.encode_prompt
+        else:
+            pipe.encode_prompt = before
 
     def others(seen: dict[str, Any]) -> dict[str, Any]:
         text = {TEXT: found[1][0].to(seen[TEXT].dtype)}
@@ -107,7 +121,7 @@ def negative_embeddings(
         return {name: new for name, value in seen.items() for own, new in pairs if value is own} | text
 
     pipe.encode_prompt = encode_prompt
-    return others, lambda: vars(pipe).pop("encode_prompt")
+    return others, restore
 
 
 def takes_negative(native: type[Any]) -> bool:

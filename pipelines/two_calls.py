@@ -67,7 +67,8 @@ class TwoCalls(Call):
         self.opened, self.text, self.position = True, text, position
         sample = sample_of((), named)
         self._forget(sample.shape)
-        self.given = module, args, kwargs
+        # Pipelines put the images of an IP-Adapter into one dictionary for both calls.
+        self.given = module, args, {name: dict(v) if type(v) is dict else v for name, v in kwargs.items()}
         again = None if self.layout.streams else self._evaluate
         step = self.next_step(named, (), len(sample), again)
         states = [self.state.setdefault(name, {}) for name in self.layout.streams]
