@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from diffguide.guidance import Guidance, Measurement, Step
 
-from .attentions import TEXT
 from .batched import BatchedCall
 from .caches import keeps_the_batch
 from .calls import Arguments, argument_names, by_name, predictions_of, with_predictions
@@ -24,6 +23,7 @@ from .errors import UserError
 from .halves import Halves
 from .joining import joined, of_text
 from .joint_attention import JointAttention
+from .layouts import TEXT
 from .regions import inside
 from .switching import negative_embeddings
 from .two_calls import TwoCalls

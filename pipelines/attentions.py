@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-TEXT = "encoder_hidden_states"
+from .layouts import TEXT
+
 LATENTS = "hidden_states"
 PROJECTIONS = ("to_out", "out_layer", "img_attn_proj")
 """What diffusers' attentions call their output projection, that of the latents."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attentions import LATENTS, NONE, TEXT, AttentionHooks
+from .attentions import LATENTS, NONE, AttentionHooks
+from .layouts import TEXT
 
 MASKS = ("attention_mask", "encoder_attention_mask")
 OF_STEPS = (LATENTS, "temb")

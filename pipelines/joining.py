@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attentions import TEXT
 from .calls import sample_of
 from .halves import SHARED
+from .layouts import TEXT
 
 OF_TEXT = ("encoder_", "pooled_", "txt_", "text_")
 """How arguments begin that are made of a text; others are masks."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attentions import LATENTS, NONE, TEXT, AttentionHooks
+from .attentions import LATENTS, NONE, AttentionHooks
+from .layouts import TEXT
 
 
 class JointAttention(AttentionHooks):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEXT = "encoder_hidden_states"
+"""What denoisers, and attentions in them, call the states of a text."""
+
 
 @dataclass(frozen=True)
 class Layout:
