@@ -1,18 +1,15 @@
 """Rules inside of cross-attention, against attention processors that were written by hand from the paper's lines."""
 
-import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from attending import FAMILIES, NEGATIVE, RULE, quiet  # noqa: F401
 from diffusers import FasterCacheConfig
-from families import all_families
 from test_parity import assert_clean
 from tiny_family import Family
-from tiny_single import SINGLE
 from torch import Tensor
 
 from diffguide.guidance import ClassifierFreeGuidance, Interval, NormalizedAttentionGuidance
@@ -20,19 +17,6 @@ from diffguide.pipelines import guide, load_pipeline, load_reward
 from diffguide.pipelines.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated pipelines, as in test_families
-
-FAMILIES = {family.name: family for family in (*all_families(), *SINGLE)}
-RULE = NormalizedAttentionGuidance(5.0, tau=1.2, alpha=0.8)
-NEGATIVE = "worm wheel"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("diffusers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(before)
 
 
 class ByHand:

@@ -1,17 +1,14 @@
 """What callers do beside a rule inside of attention: adapters, cutoffs, several images, functions of their own."""
 
 import gc
-import logging
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from attending import ALL_NEGATIVE, ALL_POSITIVE, FAMILIES, RULE, close, quiet  # noqa: F401
 from diffusers.callbacks import SD3CFGCutoffCallback
-from families import all_families
 from test_ecosystem_adapters import ip_adapter
-from tiny_single import SINGLE
 from torch import Tensor
 
 from diffguide.guidance import ClassifierFreeGuidance, Guidance, Interval, NormalizedAttentionGuidance, Step
@@ -19,24 +16,6 @@ from diffguide.pipelines import guide
 from diffguide.pipelines.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated pipelines, as in test_families
-
-FAMILIES = {family.name: family for family in (*all_families(), *SINGLE)}
-RULE = NormalizedAttentionGuidance(5.0, tau=1.2, alpha=0.8)
-ALL_NEGATIVE = NormalizedAttentionGuidance(0.0, tau=1e30, alpha=1.0)
-ALL_POSITIVE = NormalizedAttentionGuidance(5.0, alpha=0.0)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("diffusers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(before)
-
-
-def close(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected, rtol=0, atol=5e-6 * max(1.0, expected.abs().max().item()))
 
 
 @pytest.mark.parametrize(("name", "images"), [("qwen", 2), ("qwen", 3), ("qwen-edit", 2), ("qwen-edit", 3), ("sd3", 3)])

@@ -1,42 +1,19 @@
 """Rules inside of attentions in which text and latents attend to one another, against transformers written by hand."""
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import joint_by_hand
 import pytest
 import torch
-from families import all_families
+from attending import ALL_NEGATIVE, ALL_POSITIVE, FAMILIES, NEGATIVE, RULE, close, quiet  # noqa: F401
 from test_parity import assert_clean
-from tiny_single import SINGLE
 from torch import Tensor
 
-from diffguide.guidance import ClassifierFreeGuidance, NormalizedAttentionGuidance
+from diffguide.guidance import ClassifierFreeGuidance
 from diffguide.pipelines import guide
 from diffguide.pipelines.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of deprecated pipelines, as in test_families
-
-FAMILIES = {family.name: family for family in all_families()}
-SINGLES = {family.name: family for family in SINGLE}
-RULE = NormalizedAttentionGuidance(5.0, tau=1.2, alpha=0.8)
-ALL_NEGATIVE = NormalizedAttentionGuidance(0.0, tau=1e30, alpha=1.0)
-ALL_POSITIVE = NormalizedAttentionGuidance(5.0, alpha=0.0)
-NEGATIVE = "worm wheel"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("diffusers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    yield
-    logger.setLevel(before)
-
-
-def close(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected, rtol=0, atol=5e-6 * max(1.0, expected.abs().max().item()))
 
 
 def by_rule(positive: Tensor, negative: Tensor) -> Tensor:
@@ -138,7 +115,7 @@ def test_where_frames_are_given_they_are_seen_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lcm", "flux-control", "flux-fill", "sana-sprint"])
 def test_pipelines_that_take_no_negative_prompt_take_one(name: str) -> None:
-    family, pipe = SINGLES[name], SINGLES[name].build()
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
     for part in pipe.transformer.time_text_embed.text_embedder.parameters() if name.startswith("flux") else ():
         torch.nn.init.zeros_(part)  # a pooled text modulates all tokens
     if name == "sana-sprint":  # which has no text encoder here
