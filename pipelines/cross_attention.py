@@ -127,10 +127,10 @@ class CrossAttention(AttentionHooks):
         if self.seen.evaluations == 1:
             self.seen.first.setdefault(module, []).append(text)
         elif self.seen.evaluations == 2:
-            before = self.seen.first[module][turn]
-            if before.shape != text.shape:
-                raise self.refusal(CHANGES)
-            self.changes.append((text - before).abs().amax() > 0.01 * before.abs().amax())
+            for before in self.seen.first.get(module, [])[turn : turn + 1]:  # none where it was skipped before
+                if before.shape != text.shape:
+                    raise self.refusal(CHANGES)
+                self.changes.append((text - before).abs().amax() > 0.01 * before.abs().amax())
 
     def projecting(self, module: nn.Module, attention: Tensor) -> Tensor | None:
         """Keep the attention to the second text, and combine with it that to the first."""

@@ -22,8 +22,8 @@ class JointAttention(AttentionHooks):
     """Hooks that do nothing until `act`, and again from `end` on.
 
     In a block of one stream, the sequence is that of the text and then that of the latents, in blocks of two they come
-    apart. A sequence of another length, as in a text's own refiner, is left alone. latents_first: where there are no
-    blocks of two streams, as in the `Layout`.
+    apart. A sequence of another length, as in a text's own refiner, or of latents alone, is left as it is.
+    latents_first: where there are no blocks of two streams, as in the `Layout`.
     """
 
     def __init__(
@@ -70,6 +70,8 @@ class JointAttention(AttentionHooks):
         if text is not None or module in self.alone:
             self.text, self.latents = 0 if text is None else text.shape[1], tensor.shape[1]
         where = self._where(module, tensor)
+        if text is None and where == slice(0, None):
+            where = None  # latents that attend to themselves alone, as in the second attention of SD3.5's blocks
         self.inside = None if where is None else module
         return None if where is None else given | {LATENTS: self._with(tensor, where, lambda first, _: first)}
 

@@ -6,10 +6,11 @@ import joint_by_hand
 import pytest
 import torch
 from attending import ALL_NEGATIVE, ALL_POSITIVE, FAMILIES, NEGATIVE, RULE, close, quiet  # noqa: F401
+from diffusers import SD3Transformer2DModel
 from test_parity import assert_clean
 from torch import Tensor
 
-from diffguide.guidance import ClassifierFreeGuidance
+from diffguide.guidance import ClassifierFreeGuidance, NormalizedAttentionGuidance
 from diffguide.pipelines import guide
 from diffguide.pipelines.errors import UserError
 
@@ -141,3 +142,20 @@ def test_pipelines_that_take_no_negative_prompt_take_one(name: str) -> None:
     assert (acted - native).abs().max() > 1e-3
     assert torch.equal(family.run(pipe), native)
     assert "encode_prompt" not in vars(pipe)
+
+
+def test_an_attention_of_latents_alone_is_left_alone() -> None:
+    """As the second one in blocks of SD3.5, which a tau below 1 would shrink."""
+    family, pipe = FAMILIES["sd3"], FAMILIES["sd3"].build()
+    config = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
+    pipe.transformer = SD3Transformer2DModel(**config | {"dual_attention_layers": (0,)}).eval()
+    attentions = []
+
+    class Counted(NormalizedAttentionGuidance):
+        def attend(self, positive: Tensor, negative: Tensor, step: Any) -> Tensor:
+            attentions.append(positive)
+            return super().attend(positive, negative, step)
+
+    with guide(pipe, Counted(5.0)) as guided:
+        family.run(guided)
+        assert len(attentions) == len(guided.trace) * len(pipe.transformer.transformer_blocks)
