@@ -12,6 +12,8 @@ from .columns import COLUMNS, has_interval, judged, number
 def conclude(guidances: list[str], metrics: list[str], differences: list[dict[str, Any]], images: int) -> list[str]:
     """A sentence for each rule but the first, on the first metric with a better side and intervals; [] without one.
 
+    Rules that share no setting with the first have none.
+
     differences: as in results.json. A rule that was tried at several settings has as many chances: its intervals are
     widened so that all of them together are right as often as one alone is (Bonferroni's correction, of a normal
     distribution). Those that do not tell a difference from 0 count as undecided.
@@ -21,10 +23,9 @@ def conclude(guidances: list[str], metrics: list[str], differences: list[dict[st
         return []
     first, *others = guidances
     chosen = [entry for entry in differences if entry["metric"] == metric]
+    by_rule = {rule: [entry for entry in chosen if entry["guidance"] == rule] for rule in others}
     several = {key: len({entry[key] for entry in chosen}) > 1 for key in ("steps", "scheduler")}
-    return [
-        _sentence(rule, first, metric, [e for e in chosen if e["guidance"] == rule], several, images) for rule in others
-    ]
+    return [_sentence(rule, first, metric, own, several, images) for rule, own in by_rule.items() if own]
 
 
 def _sentence(

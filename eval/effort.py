@@ -26,10 +26,10 @@ class Match:
     cells: tuple[tuple[int, float], ...]
 
 
-def baselines(cells: Sequence[Cell]) -> list[int]:
-    """For each cell the number of the first rule's cell at the same scale, steps and scheduler."""
+def baselines(cells: Sequence[Cell]) -> list[int | None]:
+    """For each cell the number of the first rule's cell at the same scale, steps and scheduler; None where none is."""
     own = {cell.setting: i for i, cell in enumerate(cells) if cell.guidance == cells[0].guidance}
-    return [own[cell.setting] for cell in cells]
+    return [own.get(cell.setting) for cell in cells]
 
 
 def match_evaluations(cells: Sequence[Cell], evaluations: Sequence[float]) -> list[Match]:

@@ -14,10 +14,13 @@ from .sampler import to_tensor
 from .store import Store
 
 
-def ssim_to_baseline(store: Store, cell: int, baseline: int) -> np.ndarray:
-    """(n,) float64: the structural similarity of each image of a cell to the baseline's image of the same seed."""
-    if cell == baseline:
-        return np.ones(store.plan.num_images)
+def ssim_to_baseline(store: Store, cell: int, baseline: int | None) -> np.ndarray:
+    """(n,) float64: the structural similarity of each image of a cell to the baseline's image of the same seed.
+
+    NaN without a baseline.
+    """
+    if baseline is None or cell == baseline:
+        return np.full(store.plan.num_images, np.nan if baseline is None else 1.0)
     values = []
     for batch in range(store.plan.batches):
         images = store.plan.images(batch)

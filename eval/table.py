@@ -117,16 +117,14 @@ class Table:
         return record | {"metrics": metrics, "trace": self.measured[i].trace}
 
     def differences(self, names: list[str]) -> list[dict[str, Any]]:
-        """Every cell less the cell of the first rule at the same setting, metric by metric."""
-        first = self.plan.guidances[0]
-        base = baselines(self.plan.cells)
+        """Every cell less the cell of the first rule at the same setting, where that has one, metric by metric."""
         records = []
-        for i, cell in enumerate(self.plan.cells):
-            if cell.guidance == first:
+        for i, base in enumerate(baselines(self.plan.cells)):
+            if base is None or base == i:
                 continue
-            where = {"cell": i, "baseline": base[i], **asdict(cell)}
+            where = {"cell": i, "baseline": base, **asdict(self.plan.cells[i])}
             for name in names:
-                interval = self.interval(name, {i: 1.0, base[i]: -1.0})
+                interval = self.interval(name, {i: 1.0, base: -1.0})
                 records.append({**where, "metric": name, **asdict(interval)})
         return records
 

@@ -55,10 +55,13 @@ PARTS = {
         Part("sweep", SD, BURNING, plans.sweep),
         Part("saving", SD, (*QUALITY, "ssim"), plans.saving, keep="webp"),
         Part("flow", FLOW, QUALITY, plans.few_steps),
-        Part("front", SD, QUALITY, plans.front, seed_start=OTHER_HALF),
+        Part("front", SD, QUALITY, plans.front, seed_start=OTHER_HALF, paired=False),
     )
 }
 """The comparisons, each after those that it needs the results of."""
+
+TUNING = "sweep"
+"""The comparison in which the scale of each rule is found that suits it."""
 
 _TUNED = ("cfg", *(cell(rule, 1.0, 1).guidance for rule in CONTENDERS))
 

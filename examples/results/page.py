@@ -18,7 +18,7 @@ import rewarded
 from claims import CLAIMS, FAILS, HOLDS, LIMITS, PARTS, UNDECIDED, VERDICTS, verdict
 from figures import draw
 from gallery import draw_gallery
-from kept import CELLS, read_page
+from kept import CELLS, read_page, table_after
 from plans import tuned_scales
 from tables import cells, matched, said, table, table_row
 
@@ -37,6 +37,7 @@ FID of few images is too large. That cancels in a difference of two cells, but n
 of another: such statements are about FID **without bias**, to first order (the jackknife's)."""
 
 
+MATCHED = "At equal effective scale:"
 WITHOUT_NUMBERS = "## Without numbers"
 GALLERY = f"""{WITHOUT_NUMBERS}
 
@@ -58,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"page.py: error: {one_line(error)}", file=sys.stderr)
         return 2
-    parts, claims = record["parts"], record["claims"]
+    parts, claims, tuned = record["parts"], record["claims"], record["tuned"]
     path, figures = args.docs / "results.md", args.docs / "results"
     figures.mkdir(parents=True, exist_ok=True)
     page = read_page(path, WITHOUT_NUMBERS)
     for name, claim in claims.items():
         page.rows[name] = row(name, CLAIMS[name].title, verdicts(claim))
-        page.sections[name] = section(name, claim["statements"], parts, figures)
+        page.sections[name] = section(name, claim["statements"], parts, tuned, figures, page.sections.get(name, ""))
     if evidence:
         said_of_rewards = [one["verdict"] for one in rewarded.statements(evidence)]
         page.rows[rewarded.NAME] = row(rewarded.NAME, rewarded.TITLE, said_of_rewards)
@@ -99,19 +100,32 @@ def head(rows: list[str], sections: list[str]) -> list[str]:
     ]
 
 
-def section(name: str, statements: list[dict[str, Any]], parts: dict[str, Any], figures: Path) -> str:
-    """One claim: the papers' figures, the statements, charts."""
-    claim = CLAIMS[name]
+def section(
+    name: str,
+    statements: list[dict[str, Any]],
+    parts: dict[str, Any],
+    tuned: dict[str, Any],
+    figures: Path,
+    earlier: str,
+) -> str:
+    """One claim: the papers' figures, the statements, charts.
+
+    tuned: comparisons that were read from the page; what is shown of them stays as in the earlier section.
+    """
+    claim, known = CLAIMS[name], {**tuned, **parts}
     lines = [f'## <a id="{name}"></a>{claim.title}']
     lines.append("Published:\n\n" + "\n".join(f"- {line}" for line in claim.published))
-    measured = "; ".join(setting(part, parts[part]) for part in claim.parts)
+    measured = "; ".join(setting(part, known[part]) for part in claim.parts)
     lines.append(f"Measured, {measured}:\n\n{said(statements, parts)}")
     for number, chart in enumerate(claim.charts):
         file = f"{name}-{number}.png"
-        draw(parts[chart.part], chart, figures / file, tuned_scales(parts) if chart.best else None)
-        lines.append(f"![{chart.metric} along {chart.along}, {parts[chart.part]['model']}](results/{file})")
+        if chart.part in parts:
+            draw(parts[chart.part], chart, figures / file, tuned_scales(known) if chart.best else None)
+        if (figures / file).is_file():
+            lines.append(f"![{chart.metric} along {chart.along}, {known[chart.part]['model']}](results/{file})")
     if claim.matched:
-        lines.append(f"At equal effective scale:\n\n{matched(parts[claim.matched])}")
+        equal = matched(parts[claim.matched]) if claim.matched in parts else table_after(MATCHED, earlier)
+        lines += [f"{MATCHED}\n\n{equal}"] * bool(equal)
     if claim.left_out:
         lines.append(f"Not measured: {claim.left_out}")
     return "\n\n".join(lines)

@@ -1,7 +1,7 @@
 """The comparisons behind each claim of the results page: which cells, on which model, with which metrics.
 
-A cell is a rule at a scale and a number of steps. Plain guidance is the first rule of every comparison and is sampled
-at every setting, so that each cell has its own to be compared with.
+A cell is a rule at a scale and a number of steps. Plain guidance is the first rule of every comparison. It is sampled
+at every setting, so that each cell has its own to be compared with, but where each rule has the scale that suits it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ STACKED_MODIFIERS = ("interval:start=0.2,stop=0.8", "rescale:phi=0.7", "energy")
 class Part:
     """One comparison of a claim. cells: of it, given the results of the parts before and the number of images.
 
-    seed_start: of its images. keep: what becomes of images (SSIM needs them).
+    seed_start: of its images. keep: what becomes of images (SSIM needs them). paired: whether plain guidance is sampled
+    at every setting of the others.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Part:
     cells: Callable[[Done], Sequence[Cell]]
     seed_start: int = 0
     keep: str = "none"
+    paired: bool = True
 
     def plan(self, done: Done, num_images: int, **options: Any) -> Plan:
         """The plan of this part. options: as `make_plan`. UserError as `make_plan`."""
@@ -96,7 +98,8 @@ class Part:
             keep=self.keep,
             **options,
         )
-        return replace(plan, cells=with_baseline(self.cells(done)))
+        cells = tuple(self.cells(done))
+        return replace(plan, cells=with_baseline(cells) if self.paired else cells)
 
 
 def cell(rule: str, scale: float, steps: int) -> Cell:
@@ -139,7 +142,7 @@ def front(done: Done) -> list[Cell]:
     """Every rule at the scale that was best on the other half of the seeds, with several numbers of steps."""
     best = tuned_scales(done)
     several = [cell(rule, best[rule], steps) for rule, steps in product(("cfg", *CONTENDERS), FRONT_STEPS)]
-    return [*several, cell("linear-ag", best["cfg"], LINEAR_STEPS)]
+    return [*several, *(cell(rule, best["cfg"], LINEAR_STEPS) for rule in ("cfg", "linear-ag"))]
 
 
 def tuned_scales(done: Done) -> dict[str, float]:

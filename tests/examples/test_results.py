@@ -141,11 +141,23 @@ def small_claim(tool, monkeypatch):
             at.less("fid, a share more", "fid", -1, few, same, 1.05),
         ]
 
+    def best(done):
+        scales = {its["guidance"]: its["guidance_scale"] for its in done["few"]["cells"]}
+        return [plans.cell("cfg", 3.0, 2), plans.cell("raag", scales["raag"], 2), plans.cell("raag", 3.0, 2)]
+
+    def said_of_best(done):
+        at = statements.Places("best", done["best"])
+        return [at.less("best", "fid", -1, at("raag", 8.0, 2), at("cfg", 3.0, 2))]
+
     part = claims.Part("few", "emoji-sd", ("fid", "saturation", "ssim"), cells, keep="png")
+    other = claims.Part("best", "emoji-sd", ("fid", "ssim"), best, keep="png", paired=False)
     charts = (claims.Chart("few", "fid", "steps"), claims.Chart("few", "ratio", "step", ("raag",)))
-    claim = claims.Claim("A small claim", ("nothing",), ("few",), said, charts, matched="few")
-    monkeypatch.setattr(claims, "CLAIMS", {"small": claim})
-    monkeypatch.setattr(claims, "PARTS", {"few": part})
+    small = claims.Claim("A small claim", ("nothing",), ("few",), said, charts, matched="few")
+    charts = (claims.Chart("best", "fid", "steps"), charts[0])
+    tuned = claims.Claim("A tuned claim", ("nothing",), ("few", "best"), said_of_best, charts, matched="few")
+    monkeypatch.setattr(claims, "CLAIMS", {"small": small, "tuned": tuned})
+    monkeypatch.setattr(claims, "PARTS", {"few": part, "best": other})
+    monkeypatch.setattr(tool("run"), "TUNING", "few")
     for module in ("run", "page"):
         monkeypatch.setattr(tool(module), "CLAIMS", claims.CLAIMS)
         monkeypatch.setattr(tool(module), "PARTS", claims.PARTS)
@@ -179,6 +191,52 @@ def unbiased_difference(folder, reference, times):
     return values["raag", 2] - times * values["cfg", 2]
 
 
+def check_tuned_from_the_page(tool, reference, output, docs, few):
+    """A claim that needs the scales of a comparison, of which there is but the page."""
+    path = docs / "results.md"
+    words = ["--output", output, "--reference", reference, "--device", "cpu", "--only", "tuned", "--num-images", 8]
+    assert tool("run").main([str(word) for word in (*words, "--tuned", path)]) == 0
+    assert sorted(its.name for its in output.iterdir()) == ["best", "results.json"]
+    record = json.loads((output / "results.json").read_text())
+    tuned, best = record["tuned"]["few"], record["parts"]["best"]
+    settings = ("guidance", "guidance_scale", "steps")
+    assert [[its[name] for name in settings] for its in tuned["cells"]] == [
+        [its[name] for name in settings] for its in few["cells"]
+    ]
+    values = [[its["metrics"]["fid"]["value"] for its in part["cells"]] for part in (tuned, few)]
+    assert values[0] == pytest.approx(values[1], abs=0.005)
+    # Plain guidance is there at one scale alone: what the other has no own one for is in no difference.
+    assert [its["guidance_scale"] for its in best["cells"]] == [3.0, 8.0, 3.0]
+    assert {(its["cell"], its["baseline"]) for its in best["differences"]} == {(2, 0)}
+    ssim = [its["metrics"]["ssim"]["value"] for its in best["cells"]]
+    assert ssim[:2] == [1.0, None]
+    assert 0 < ssim[2] < 1
+
+    before, figures = path.read_text(), {its.name: its.read_bytes() for its in (docs / "results").iterdir()}
+    assert tool("page").main([str(output), "--docs", str(docs)]) == 0
+    text = path.read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| best |")]
+    assert "`raag` @ 8, 2 steps \u2212 `cfg` @ 3, 2 steps" in row
+    assert "n = 9, seeds 0 to 8; best: emoji-sd, n = 8" in text
+    assert f"    {best['run']}" in text
+    assert best["run"].endswith(f"--tuned {path} --output runs/results")
+    assert {its.name for its in (docs / "results").iterdir()} - figures.keys() == {"tuned-0.png"}
+    assert all((docs / "results" / name).read_bytes() == drawn for name, drawn in figures.items())
+    assert "results/tuned-1.png" not in text
+    page = tool("kept").read_page(path, "")
+    assert page.parts["few"] in before
+    assert page.sections["small"] in before
+
+
+def test_a_page_without_the_scales_is_a_mistake(tool, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("# Nothing")
+    for path in (page, tmp_path / "none.md"):
+        assert tool("run").main(["--output", str(tmp_path / "out"), "--only", "front", "--tuned", str(path)]) == 2
+        assert f"{str(path)!r} has no table of the cells of sweep" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys):
     from PIL import Image
 
@@ -187,7 +245,7 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
     for index in range(10):
         Image.new("RGB", (64, 64), (25 * index, 255 - 20 * index, 90)).save(reference / f"{index}.png")
     output, docs = tmp_path / "out", tmp_path / "docs"
-    words = ["--output", output, "--reference", reference, "--device", "cpu", "--num-images"]
+    words = ["--output", output, "--reference", reference, "--device", "cpu", "--only", "small", "--num-images"]
     run, page = tool("run"), tool("page")
     assert run.main([str(word) for word in (*words, 8)]) == 0
 
@@ -253,13 +311,15 @@ def test_from_images_to_the_page(tool, small_claim, inception, tmp_path, capsys)
         with Image.open(docs / "results" / figure) as drawn:
             assert drawn.size == (880, 440)
 
+    check_tuned_from_the_page(tool, reference, tmp_path / "tuned", docs, record["parts"]["few"])
+
     missing = record["parts"]["few"]["cells"].pop()  # as if another scale were the best by now
     settings = [missing[name] for name in ("guidance", "guidance_scale", "steps")]
     (folder / "results.json").write_text(json.dumps(record["parts"]["few"]))
     plan = json.loads((folder / "plan.json").read_text())
     plan["cells"] = [cell for cell in plan["cells"] if [cell[name] for name in list(cell)[:3]] != settings]
     (folder / "plan.json").write_text(json.dumps(plan))
-    run.collect(output)
+    run.collect(output, {})
     assert "small is left out: few has no cell of" in capsys.readouterr().err
     assert json.loads((output / "results.json").read_text())["claims"] == {}
 
