@@ -21,7 +21,7 @@ from typing import Any
 from .arguments import add_command, argument, check_seed, to_number
 from .embedded import EMBEDDED
 from .errors import UserError, amount
-from .files import check_file, whole
+from .files import check_file, held, whole
 from .loading import model_kind
 from .options import add_sampling_options
 from .request import DEFAULT_MODEL, read_prompts
@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
     pipe = load_pipeline(args.model, dtype=args.dtype, device=args.device, scheduler=args.scheduler, progress_bar=False)
     setting = Setting(pipe, scale, steps, prompts, args.seed, args.batch_size)
-    report = _calibrate(args, setting, range(len(prompts) - held_out), output)
+    busy = f"another calibration is at work on {str(output)!r}: wait for it, or give another --output"
+    with held(output.with_name(f".{output.name}.lock"), busy):
+        check_file(output, "the calibration", "--output", args.overwrite)  # since the model was loaded
+        report = _calibrate(args, setting, range(len(prompts) - held_out), output)
     if args.json:
         print(json.dumps(report, indent=2))
     else:

@@ -94,19 +94,19 @@ def run(args: argparse.Namespace) -> int:
     shared = call_arguments(pipe, rule, request)
     if request.negative_prompt is not None:
         shared["negative_prompt"] = request.negative_prompt
-    with nullcontext() if rule is None else guide(pipe, rule):
-        session = Session(pipe, args.prompt, request.seeds[0], shared, request.batch_size, options)
-        folder.load(session.search)
-        folder.make()
-        answer = _search(session, judge, args.rounds, folder)
-    rounds = session.search.rounds
-    if answer == "quit":
-        print(f"diffguide: {rounds} of {args.rounds} rounds are kept: --resume goes on", file=sys.stderr)
-        return 0
-    arguments = session.start.arguments(session.search.point[None])
-    (picture,) = sample(pipe, rule, request, arguments)
-    folder.save_noise(arguments["latents"])
-    save_png(picture.image, folder.best, replace(picture.settings, noise=folder.noise.name))
+    with folder.held():
+        with nullcontext() if rule is None else guide(pipe, rule):
+            session = Session(pipe, args.prompt, request.seeds[0], shared, request.batch_size, options)
+            folder.load(session.search)
+            answer = _search(session, judge, args.rounds, folder)
+        rounds = session.search.rounds
+        if answer == "quit":
+            print(f"diffguide: {rounds} of {args.rounds} rounds are kept: --resume goes on", file=sys.stderr)
+            return 0
+        arguments = session.start.arguments(session.search.point[None])
+        (picture,) = sample(pipe, rule, request, arguments)
+        folder.save_noise(arguments["latents"])
+        save_png(picture.image, folder.best, replace(picture.settings, noise=folder.noise.name))
     print(folder.best)
     print(
         f"diffguide: the best after {rounds} of {args.rounds} rounds; its initial noise is {folder.noise}",

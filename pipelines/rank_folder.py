@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .files import whole
+from .files import held, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RankFolder:
-    """Checked as it is made; nothing is written before `make`.
+    """Checked as it is made; nothing is written before it is `held`.
 
     identity: what has to be the same for going on. UserError: files of a search that is neither to be resumed nor
     overwritten, nothing to resume, or a file in the place of the folder.
@@ -32,6 +34,9 @@ class RankFolder:
     def __post_init__(self) -> None:
         self.sheet, self.best = self.path / "sheet.png", self.path / "best.png"
         self.noise, self.state = self.path / "best.safetensors", self.path / "state.safetensors"
+        self._check()
+
+    def _check(self) -> None:
         try:
             blocked = next(
                 (part for part in (self.path, *self.path.parents) if part.exists() and not part.is_dir()), None
@@ -49,14 +54,28 @@ class RankFolder:
                 "--output"
             )
 
-    def make(self) -> None:
-        """Create the folder where it is missing, and remove what is to be overwritten. UserError if it cannot be."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder, created where it is missing, for this process, and without what is to be overwritten.
+
+        UserError: that cannot be, another process holds it, or one has written files since.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in (self.state, self.sheet, self.best, self.noise) if self.overwrite else ():
-                file.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to the folder {str(self.path)!r}: {error.strerror}") from error
+            raise self._unwritable(error) from error
+        busy = f"another search is at work in {str(self.path)!r}: wait for it, or give another --output"
+        with held(self.path / ".lock", busy):
+            self._check()
+            try:
+                for file in (self.state, self.sheet, self.best, self.noise) if self.overwrite else ():
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"cannot write to the folder {str(self.path)!r}: {error.strerror}")
 
     def save(self, search: ZerothOrderRankSearch) -> None:
         """Keep the state of the search."""

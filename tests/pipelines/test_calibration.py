@@ -103,6 +103,21 @@ def test_linear_ag_from_the_command_line(tiny_sd, prompt_file, tmp_path, capsys)
     assert "fitted for steps 4, not 5" in capsys.readouterr().err
 
 
+def test_a_second_calibration_of_one_output_is_refused(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
+    output, images, statuses = tmp_path / "c.json", Setting.images, []
+
+    def meanwhile(self, rule: Guidance, batch: range):
+        monkeypatch.setattr(Setting, "images", images)
+        statuses.append(command("--overwrite", model=tiny_sd, prompt_file=prompt_file, output=output))
+        return images(self, rule, batch)
+
+    monkeypatch.setattr(Setting, "images", meanwhile)
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=output) == 0
+    assert statuses == [2]
+    assert f"another calibration is at work on {str(output)!r}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir() if "c.json" in path.name) == ["c.json"]
+
+
 def test_interrupted_goes_on(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"
     assert command(model=tiny_sd, prompt_file=prompt_file, output=whole) == 0

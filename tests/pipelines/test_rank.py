@@ -17,6 +17,7 @@ from diffguide.pipelines import guide, load_pipeline
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.initial_noise import initial_noise
 from diffguide.pipelines.metadata import read_settings
+from diffguide.pipelines.rank_folder import RankFolder
 from diffguide.pipelines.rank_session import parse_order
 from diffguide.pipelines.scoring import to_pictures
 
@@ -99,6 +100,20 @@ def test_the_input_of_a_person_in_a_process_of_its_own(here):
         assert f"diffguide: {complaint}" in done.stderr.replace("quit): ", "\n")
     assert done.stdout.split() == ["out/sheet.png"] * 3 + ["out/best.png"]
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_search_in_one_folder_is_refused_and_what_the_first_left_stays(rank, capsys):
+    with RankFolder(Path("out"), {}).held():
+        assert rank("2 3\nq\n", "--overwrite") == 2
+        assert "another search is at work in 'out'" in capsys.readouterr().err
+        assert files() == [".lock"]
+    assert rank("2 3\n1\n1 2\n4\n", "--rounds", "2") == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    late = RankFolder(Path("late"), {})  # looked at the folder before the other one began to write
+    Path("out").rename("late")
+    with pytest.raises(UserError, match="exists already"), late.held():
+        pass
+    assert {Path("out") / path.name: path.read_bytes() for path in Path("late").iterdir()} == before
 
 
 def test_interrupted_and_resumed_is_as_never_interrupted(rank, capsys):
