@@ -13,14 +13,6 @@ from .step import Step
 from .tensors import per_sample, precise, restored
 from .trace import Measurement
 
-NEW_NOISE = {
-    "EulerAncestralDiscreteScheduler": 2.0,
-    "DDPMScheduler": 2.0,
-    "DDPMWuerstchenScheduler": 2.0,
-    "LCMScheduler": math.inf,
-}
-"""Schedulers whose steps draw noise anew: the power of r'/r that is kept of the old one; in an LCM step, nothing."""
-
 
 class ClassifierFreeGuidancePlusPlus(Guidance):
     """A guided denoised prediction, brought to the next noise level with the noise of the unconditional prediction.
@@ -33,8 +25,8 @@ class ClassifierFreeGuidancePlusPlus(Guidance):
     r and r' being noise over signal at this level and the next one. So the scheduler stays as it is, flow models have
     the same rule, and the trace shows w_t: the closer the steps, the larger. At the last step w_t is lambda.
 
-    Exact under DDIM (with eta 0), Euler, Euler ancestral, DDPM, LCM and the Euler steps of flow matching, where the
-    last step ends without noise. Solvers of higher order take their own steps with these scales, which approximates
+    Exact under DDIM (with eta 0), Euler, Euler ancestral, DDPM, LCM and the Euler and LCM steps of flow matching, where
+    the last step ends without noise. Solvers of higher order take their own steps with these scales, which approximates
     what other programs do in theirs; a further evaluation within a step has the scale of the first.
 
     Args:
@@ -81,4 +73,4 @@ def _kept(step: Step) -> Scalar:
         return math.inf  # there is no noise to go down from
     signal, noise = step.kernel
     kept = noise / signal * (-q / b)  # z = alpha x0 + sigma eps has sigma / alpha = -b / q
-    return kept ** NEW_NOISE.get(step.scheduler, 1.0)
+    return kept**step.renewal

@@ -10,6 +10,9 @@ from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
 from .trace import Measurement
 
+NOISE_ALONE = 0.95
+"""Share of noise from which on a sampling counts as one that begins in noise alone."""
+
 
 class ClassifierFreeZeroStarGuidance(Guidance):
     """The unconditional prediction scaled to lie nearest the conditional one; the first velocities zero.
@@ -25,7 +28,9 @@ class ClassifierFreeZeroStarGuidance(Guidance):
         guidance_scale: w. Default 7.5 (diffusers'). At 1 the rule is the conditional prediction, except where it is
             zeroed.
         zero_init_steps: how many evaluations, from the first, are zeroed; the authors' code zeroes 1 for SD3.5 and 2
-            for SD3 and Lumina. None (default): 1 on flow models, none on others, whose zero is not a standstill.
+            for SD3 and Lumina. None (default): 1 on flow models whose sampling begins in noise alone, none on others,
+            whose zero is not a standstill, nor where it begins with a picture, as in image-to-image: there the
+            scheduler would take less noise to be left than there is.
 
     Raises:
         ValueError: the scale is not a finite number, zero_init_steps is not a whole number from 0, or, at the first
@@ -70,5 +75,6 @@ class ClassifierFreeZeroStarGuidance(Guidance):
                 f"zero_init_steps={self.zero_init_steps} is for flow models, where a zero velocity is a standstill; "
                 f"a zero {step.prediction} prediction is not: leave it out, or give 0"
             )
-        steps = int(flow) if self.zero_init_steps is None else self.zero_init_steps
-        return step.index < steps
+        if self.zero_init_steps is None:
+            return flow and step.index == 0 and (not isinstance(step.sigma, float) or step.sigma >= NOISE_ALONE)
+        return step.index < self.zero_init_steps

@@ -30,8 +30,12 @@ def load(folder: str | Path, own: type[Guidance]) -> Guidance:
 
 def to_config(rule: Guidance) -> dict[str, Any]:
     """The class and the options of a rule in plain values; those of a rule inside it, too."""
-    names = list(inspect.signature(type(rule)).parameters)
-    return {"_class_name": type(rule).__name__} | {name: _plain(rule, name, getattr(rule, name)) for name in names}
+    kind, variadic = type(rule).__name__, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [name for name, its in inspect.signature(type(rule)).parameters.items() if its.kind not in variadic]
+    kept = next((name for name in names if not hasattr(rule, name)), None)
+    if kept is not None:
+        raise ValueError(f"{kind} does not keep its option {kept} under that name, and cannot be written to a file")
+    return {"_class_name": kind} | {name: _plain(rule, name, getattr(rule, name)) for name in names}
 
 
 def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
@@ -57,7 +61,7 @@ def from_config(config: Any, own: type[Guidance] | None = None) -> Guidance:
 
 
 def _class(name: str, own: type[Guidance] | None) -> type[Guidance]:
-    """The rule of that name: diffguide's, or `own`, or the latest that was defined. ValueError: there is none."""
+    """The rule of that name: `own`, or diffguide's, or the latest that was defined. ValueError: there is none."""
     from .base import Guidance
     from .modifiers import Correction, Modifier
 
@@ -67,10 +71,9 @@ def _class(name: str, own: type[Guidance] | None) -> type[Guidance]:
     named = [cls for cls in known if cls.__name__ == name and cls not in (Guidance, Modifier, Correction)]
     if not named or name.startswith("_"):
         raise ValueError(f"there is no rule named {name!r}: if it is yours, define or import its class first")
-    for cls in named:
-        if cls is own or cls.__module__.startswith(f"{__package__}."):
-            return cls
-    return named[-1]
+    if own in named:
+        return own
+    return next((cls for cls in named if cls.__module__.startswith(f"{__package__}.")), named[-1])
 
 
 def _plain(rule: Guidance, name: str, value: Any) -> Any:

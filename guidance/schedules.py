@@ -19,8 +19,9 @@ class Scheduled(Modifier):
         schedule: a list with the scale of each evaluation (as many as there are); a function from progress, 0 at the
             first evaluation and 1 at the last, to the scale; or a name: "linear", a straight line from the scale of the
             rule to `end`, or "cosine", half a wave between the same two, flat at both ends.
-        end: where a named schedule ends. Default 1, conditional only (of frequency-decoupled guidance, and of beta-CFG,
-            it is not: see there).
+        end: where a named schedule ends. Default 1, conditional only; not so of frequency-decoupled guidance and
+            beta-CFG (see there), nor of CFG++, whose scale of that is its `unit`, and which at 1 is next to
+            unconditional.
 
     At an evaluation whose scale is 1, a rule that is the conditional prediction there makes one evaluation.
 

@@ -28,6 +28,8 @@ class Step:
     model, scheduler: the name of the model, as it was loaded, and of the scheduler's class; "" where nobody says.
     kernel: (a, s) of the step's Gaussian N(a x0, s^2 I), the forward process at the next noise level in the training
     parametrisation; s is 0 at the last step. None where the scheduler gives no such numbers.
+    renewal: the power of r'/r, noise over signal at the next level and at this one, that the step keeps of the noise
+    that there is; the rest it draws anew. 1: none is drawn; 2: an ancestral step; inf: all of it.
     prompts: the text of each of the B rows; () where the pipeline was called without texts.
     exact: whether the last bit of the guided prediction matters, as it does where the pipeline goes on with it. Under a
     correction that multiplies all of it a rule may take a cheaper way to the same number.
@@ -53,6 +55,7 @@ class Step:
     model: str = ""
     scheduler: str = ""
     kernel: tuple[Scalar, Scalar] | None = None
+    renewal: float = 1.0
     prompts: tuple[str, ...] = ()
     exact: bool = True
     decode: Callable[[Tensor], Tensor] | None = None

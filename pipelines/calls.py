@@ -21,6 +21,7 @@ from diffguide.guidance import Guidance, Step, Trace
 
 from .decoding import Decoder
 from .errors import UserError, warn_user
+from .frames import variables_of
 from .layouts import Layout
 from .levels import Levels
 from .parametrization import describe_step, restated
@@ -131,6 +132,8 @@ class Call:
     def _total(self, timestep: Any) -> int:
         """How many evaluations a sampling makes that begins at `timestep`: image-to-image ones leave the first out."""
         total: int | None = getattr(self.pipe, "_num_timesteps", None)
+        if total and self.arguments.get("denoising_end"):  # some note it before they leave out what comes after
+            return len(variables_of(self.pipe).get("timesteps", range(total)))
         if total:
             return total
         left_out: int | None = getattr(self._scheduler, "begin_index", None)

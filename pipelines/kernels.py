@@ -9,6 +9,7 @@ x0, with c_skip < 3e-4 and c_out < 1 from timestep 3 on: it takes over a move of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,22 @@ from .levels import Levels, integer
 Pair = tuple[Scalar, Scalar]
 
 CLEAN: Pair = (1.0, 0.0)
+
+NEW_NOISE = {
+    "EulerAncestralDiscreteScheduler": 2.0,
+    "DDPMScheduler": 2.0,
+    "DDPMWuerstchenScheduler": 2.0,
+    "LCMScheduler": math.inf,
+    "FlowMatchLCMScheduler": math.inf,
+}
+"""`Step.renewal` under schedulers whose steps draw noise anew."""
+
+
+def renewal(scheduler: Any) -> float:
+    """Of the noise in a step: `Step.renewal`."""
+    if scheduler.config.get("stochastic_sampling"):  # of FlowMatchEulerDiscreteScheduler
+        return math.inf
+    return NEW_NOISE.get(type(scheduler).__name__, 1.0)
 
 
 def kernel(scheduler: Any, timestep: Any, prediction: str, index: int | None, levels: Levels) -> Pair | None:

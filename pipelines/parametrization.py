@@ -17,7 +17,7 @@ from torch import Tensor
 from diffguide.guidance import Step
 from diffguide.guidance.basis import Scalar
 
-from .kernels import Pair, between, kernel, share_of_angle
+from .kernels import Pair, between, kernel, renewal, share_of_angle
 from .levels import Levels, integer, number, numbers, over
 
 
@@ -46,6 +46,7 @@ def describe_step(
     step = _described(scheduler, timestep, index, total, state, place, levels)
     step.scheduler, step.timestep, step.sigma = type(scheduler).__name__, number(timestep), number(step.sigma)
     step.denoised, step.noise = numbers(step.denoised), numbers(step.noise)
+    step.renewal = renewal(scheduler)
     step.kernel = numbers(kernel(scheduler, timestep, step.prediction, place, levels))
     return step
 

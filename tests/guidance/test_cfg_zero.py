@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import SHAPES, predictions, step
@@ -61,6 +63,13 @@ def test_first_velocities_are_zero_and_need_one_evaluation(option, zeroed):
             assert torch.equal(rule.guide_cond(cond, latents, here), torch.zeros_like(cond))
             trace.append(here, 1, 2, None)
             assert trace[0].decision == ["zeroed", "zeroed"]
+
+
+@pytest.mark.parametrize(("sigma", "zeroed"), [(1.0, True), (0.97, True), (0.6, False)])
+def test_a_sampling_that_begins_with_a_picture_is_not_zeroed_unless_asked(sigma, zeroed):
+    here = replace(step("flow"), sigma=sigma)
+    assert ClassifierFreeZeroStarGuidance(7.5).needs_uncond(here) != zeroed
+    assert not ClassifierFreeZeroStarGuidance(7.5, zero_init_steps=1).needs_uncond(here)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

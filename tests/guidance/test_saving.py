@@ -58,6 +58,31 @@ def test_a_rule_of_ones_own_comes_back(tmp_path):
     assert type(Guidance.from_pretrained(tmp_path / "own")) is Again
 
 
+def test_a_rule_of_ones_own_may_have_the_name_of_another(tmp_path):
+    class Named(ClassifierFreeGuidance):
+        pass
+
+    Named.__name__ = "ClassifierFreeGuidance"
+    Named(3.0).save_pretrained(tmp_path)
+    assert type(Named.from_pretrained(tmp_path)) is Named
+    assert type(Guidance.from_pretrained(tmp_path)) is ClassifierFreeGuidance
+
+
+def test_options_that_are_not_kept_cannot_be_written(tmp_path):
+    class Hidden(Guidance):
+        def __init__(self, guidance_scale=7.5, most=2.0, **more):
+            super().__init__(guidance_scale)
+            self._most = most
+
+    with pytest.raises(ValueError, match="Hidden does not keep its option most"):
+        Hidden().save_pretrained(tmp_path / "rule")
+    assert not (tmp_path / "rule").exists()
+    rule = Hidden()
+    rule.most = 2.0
+    rule.save_pretrained(tmp_path / "rule")
+    assert type(Hidden.from_pretrained(tmp_path / "rule")) is Hidden
+
+
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_round_trip(rule, tmp_path):
     rule.save_pretrained(tmp_path / "rule")

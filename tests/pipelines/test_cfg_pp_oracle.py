@@ -58,22 +58,30 @@ def test_stable_diffusion_3(scale: float) -> None:
     assert_is(sd3_loop(pipe, changed_solver(scale)), family, pipe, scale)
 
 
-@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler", "DDIMScheduler"])
+DIFFUSION = ["EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler", "DDIMScheduler"]
+FLOW = ["FlowMatchEulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler stochastic", "FlowMatchLCMScheduler"]
+
+
+@pytest.mark.parametrize("name", [*DIFFUSION, *FLOW])
 def test_whatever_noise_is_drawn_anew_the_rest_is_unconditional(name: str) -> None:
     """Beside a step with the unconditional prediction alone, only x0 moves, by lambda: the noise is that one's."""
-    scheduler = getattr(diffusers, name)(**BETAS, **({} if "Euler" in name else {"clip_sample": False}))
+    flow, (kind, *stochastic) = "Flow" in name, name.split()
+    options = {"shift": 3.0} if flow else BETAS if "Euler" in name else BETAS | {"clip_sample": False}
+    scheduler = getattr(diffusers, kind)(**options, **({"stochastic_sampling": True} if stochastic else {}))
     scheduler.set_timesteps(4)
     generator, state = torch.Generator().manual_seed(1), {}
-    x = float(scheduler.init_noise_sigma) * torch.randn(2, 4, 8, 8, generator=generator).double()
+    start = 1.0 if flow else float(scheduler.init_noise_sigma)
+    x = start * torch.randn(2, 4, 8, 8, generator=generator).double()
     for index, t in enumerate(scheduler.timesteps):
-        z, (cond, uncond) = scheduler.scale_model_input(x, t), torch.randn(2, 2, 4, 8, 8, generator=generator).double()
+        cond, uncond = torch.randn(2, 2, 4, 8, 8, generator=generator).double()
+        z = x if flow else scheduler.scale_model_input(x, t)
         here = describe_step(scheduler, t, index, 4, state)
         guided, _ = ClassifierFreeGuidancePlusPlus(0.8, unit=1).guide(cond, uncond, z, here)
         ours, unguided = (
             copy.deepcopy(scheduler).step(prediction, t, x, generator=torch.Generator().manual_seed(index)).prev_sample
             for prediction in (guided, uncond)
         )
-        signal = 1.0 if "Euler" in name else here.kernel[0]
+        signal = 1.0 if kind == "EulerAncestralDiscreteScheduler" else here.kernel[0]
         moved = signal * here.denoised[1] * 0.8 * (cond - uncond)
         torch.testing.assert_close(ours - unguided, moved, rtol=2e-3, atol=2e-3)
         x = scheduler.step(guided, t, x, generator=torch.Generator().manual_seed(index)).prev_sample

@@ -13,12 +13,13 @@ from diffusers import (
     KDPM2DiscreteScheduler,
     LTXI2VLongMultiPromptPipeline,
     PNDMScheduler,
+    StableDiffusionXLControlNetPipeline,
 )
 from families_kandinsky import images22, kandinsky22
 from families_ltx import ltx
 from families_unet import deepfloyd
 from test_families import BATCHED
-from tiny import BETAS
+from tiny import BETAS, parts, sdxl
 from tiny_family import Family, seeded
 from tiny_inputs import SMALL, picture, states
 from tiny_made import words
@@ -108,6 +109,17 @@ def test_a_pipeline_that_says_too_few_evaluations_begins_nothing() -> None:
     with guide(pipe, rule) as guided:
         ANIMATE.run(guided)
     assert [before for *_, before in rule.seen] == [0, 1, 2, 3]
+
+
+def test_evaluations_left_out_at_the_end_are_none() -> None:
+    """SDXL's ControlNet pipelines note how many steps there are before they leave out those after `denoising_end`."""
+    make = lambda: sdxl(StableDiffusionXLControlNetPipeline, controlnet=parts.controlnet(**parts.SDXL))  # noqa: E731
+    for pipe, given in ((seeded(make), {"image": picture(1)}), (seeded(sdxl), {})):
+        rule = Noting()
+        with guide(pipe, rule) as guided:
+            guided("red apple", **given, **SMALL, num_inference_steps=6, denoising_end=0.5)
+        assert len(rule.seen) in (2, 3)
+        assert rule.seen == whole(len(rule.seen))
 
 
 def test_windows_of_a_long_video() -> None:
