@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffguide.pipelines.errors import UserError, one_line
+from diffguide.pipelines.metadata import HEAD, begins_a_sheet
 
 from .decode import MAX_PIXELS, Bad
 from .npz import Npz
@@ -48,7 +49,7 @@ class ZipImages:
         self.path = path
         with _readable(path), zipfile.ZipFile(path) as file:
             names = [info.filename for info in file.infolist() if not info.is_dir()]
-        self.images = sorted(name for name in names if is_image(name))
+            self.images = sorted(name for name in names if is_image(name) and not self._is_sheet(file, name))
         self._all = set(names)
 
     def __iter__(self) -> Iterator[Entry]:
@@ -57,6 +58,14 @@ class ZipImages:
                 text = caption_name(name)
                 caption = _text(self._member(file, text, MAX_CAPTION)) if text in self._all else None
                 yield name, self._member(file, name, MAX_FILE), caption
+
+    @staticmethod
+    def _is_sheet(file: zipfile.ZipFile, name: str) -> bool:
+        try:
+            with file.open(name) as member:
+                return name.lower().endswith(".png") and begins_a_sheet(member.read(HEAD))
+        except (*_DAMAGE, OSError):
+            return False  # which is told when it is read
 
     def _member(self, file: zipfile.ZipFile, name: str, limit: int) -> bytes | Bad:
         info = file.getinfo(name)
@@ -73,15 +82,19 @@ class TarImages:
 
     def __init__(self, path: Path):
         self.path, self.images, self._captions = path, list[str](), dict[str, str | None]()
+        self._sheets = set[str]()
         for name, member, file in self._members():
             if is_image(name):
-                self.images.append(name)
+                if name.lower().endswith(".png") and begins_a_sheet(self._head(file, member)):
+                    self._sheets.add(name)
+                else:
+                    self.images.append(name)
             elif name.endswith(".txt"):
                 self._captions[name] = _text(self._content(file, member, name, MAX_CAPTION))
 
     def __iter__(self) -> Iterator[Entry]:
         for name, member, file in self._members():
-            if is_image(name):
+            if is_image(name) and name not in self._sheets:
                 yield name, self._content(file, member, name, MAX_FILE), self._captions.get(caption_name(name))
 
     def _members(self) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
@@ -90,6 +103,11 @@ class TarImages:
                 if member.isreg():  # links and devices are not followed
                     yield member.name.removeprefix("./"), member, file
                 file.members = []  # type: ignore[attr-defined]  # its list of what it has seen would grow with the archive
+
+    @staticmethod
+    def _head(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        stream = file.extractfile(member)
+        return stream.read(HEAD) if stream else b""
 
     def _content(self, file: tarfile.TarFile, member: tarfile.TarInfo, name: str, limit: int) -> bytes | Bad:
         if member.size > limit:

@@ -154,6 +154,7 @@ def _held(folder: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
 
 
 def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
+    from diffguide.pipelines.handle import guide
     from diffguide.pipelines.loading import load_pipeline
     from diffguide.pipelines.sampling import call_arguments
 
@@ -166,11 +167,14 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     processes = Processes(plan.device)
     device = processes.device(plan.device)
     extractors, seen = load_networks(plan, device)
-    references = measure_reference(plan, extractors, device) if processes.main else {}
     pipe = load_pipeline(plan.model, dtype=plan.dtype, device=device, progress_bar=False)
+    for cell in plan.cells:  # a rule that cannot act in the pipeline should not cost the measuring of a reference
+        rule = rule_of(plan, cell)
+        call_arguments(pipe, rule, request_of(plan, cell, [0]))
+        if rule is not None:
+            guide(pipe, rule).remove()
+    references = measure_reference(plan, extractors, device) if processes.main else {}
     measures = make_measures(plan.metrics, extractors, seen)
-    for cell in plan.cells:
-        call_arguments(pipe, rule_of(plan, cell), request_of(plan, cell, [0]))
     if processes.main and (overwrite or not has_begun(folder)):
         if has_begun(folder):  # whatever can be known to be wrong should not cost an earlier run
             print("diffguide: the first batch is tried, then the earlier comparison is removed", file=sys.stderr)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from statistics import NormalDist
 from typing import Any
 
-from .bootstrap import LEVEL
+from .bootstrap import LEVEL, student_to_normal
 from .columns import COLUMNS, has_interval, judged, number
 
 
 def conclude(guidances: list[str], metrics: list[str], differences: list[dict[str, Any]], images: int) -> list[str]:
     """A sentence for each rule but the first, on the first metric with a better side and intervals; [] without one.
 
-    Rules that share no setting with the first have none.
+    A rule that shares no setting with the first is said to share none.
 
     differences: as in results.json. A rule that was tried at several settings has as many chances: its intervals are
-    widened so that all of them together are right as often as one alone is (Bonferroni's correction, of a normal
-    distribution). Those that do not tell a difference from 0 count as undecided.
+    widened so that all of them together are right as often as one alone is (Bonferroni's correction, of Student's t).
+    Those that do not tell a difference from 0 count as undecided.
     """
     metric = next(filter(has_interval, judged(metrics)), None)
     if metric is None or len(guidances) < 2:
@@ -25,7 +25,10 @@ def conclude(guidances: list[str], metrics: list[str], differences: list[dict[st
     chosen = [entry for entry in differences if entry["metric"] == metric]
     by_rule = {rule: [entry for entry in chosen if entry["guidance"] == rule] for rule in others}
     several = {key: len({entry[key] for entry in chosen}) > 1 for key in ("steps", "scheduler")}
-    return [_sentence(rule, first, metric, own, several, images) for rule, own in by_rule.items() if own]
+    return [
+        _sentence(rule, first, metric, own, several, images) if own else f"{rule} shares no setting with {first}."
+        for rule, own in by_rule.items()
+    ]
 
 
 def _sentence(
@@ -34,7 +37,7 @@ def _sentence(
     column = COLUMNS[metric]
     if any(entry["low"] != entry["low"] or entry["low"] is None for entry in entries):
         return f"{rule} against {first}: {images} images are too few for an interval, so nothing is decided."
-    entries = [_widened(entry, len(entries)) for entry in entries]
+    entries = [_widened(entry, len(entries), images) for entry in entries]
     gain = {id(entry): column.better * entry["value"] for entry in entries}
     decided = [entry for entry in entries if entry["low"] > 0 or entry["high"] < 0]
     better = sorted((e for e in decided if gain[id(e)] > 0), key=lambda e: -gain[id(e)])
@@ -58,9 +61,13 @@ def _sentence(
     return f"{rule} {'; '.join(parts)}{together}."
 
 
-def _widened(entry: dict[str, Any], count: int) -> dict[str, Any]:
+def _widened(entry: dict[str, Any], count: int, images: int) -> dict[str, Any]:
     """A difference with an interval that holds in `count` of them at once, given one that holds in each alone."""
-    factor = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / count) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+    together, alone = (
+        NormalDist().inv_cdf((1 + level) / 2) * student_to_normal(level, max(images - 1, 1))
+        for level in (1 - (1 - LEVEL) / count, LEVEL)
+    )
+    factor = together / alone
     value = entry["value"]
     return entry | {side: value + factor * (entry[side] - value) for side in ("low", "high")}
 

@@ -90,7 +90,7 @@ def _pixels(image: Image.Image, name: str, deep: bool, convert: bool) -> Tensor 
         if mode == "F" or values.min() < 0 or values.max() > 65535:
             return Bad(name, "more than 16 bits", mode)
         image = Image.fromarray((values // 256).astype(np.uint8))
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
+    if ("transparency" in image.info and not deep) or image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.array(image.convert("RGB"))  # (H, W, 3), its own memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from .own_prompts import own_prompt
 
 THREADS = min(8, os.cpu_count() or 1)
 AHEAD = 64  # images decoded before they are asked for
+_NUMBER = re.compile(r"[0-9]+(?![0-9A-Za-z])")
 
 
 @dataclass
@@ -41,16 +43,25 @@ class Batch:
         ]
 
     def groups(self) -> list[Tensor]:
-        """The images as (N, 3, H, W), neighbours of one size together."""
+        """The images as (N, 3, H, W), neighbours of one size and dtype together."""
         if isinstance(self.images, Tensor):
             return [self.images]
         groups: list[list[Tensor]] = []
         for image in self.images:
-            if groups and groups[-1][0].shape == image.shape:
+            if groups and (groups[-1][0].shape, groups[-1][0].dtype) == (image.shape, image.dtype):
                 groups[-1].append(image)
             else:
                 groups.append([image])
         return [torch.stack(group) for group in groups]
+
+
+def _counts_down(first: str, second: str) -> bool:
+    """Whether two names differ first in a number, and it is smaller in the second. Digits of a hash are no number."""
+    place = next((place for place, (mine, other) in enumerate(zip(first, second)) if mine != other), 0)
+    while place and first[place - 1] in "0123456789":
+        place -= 1
+    numbers = [_NUMBER.match(name, place) for name in (first, second)]
+    return None not in numbers and int(numbers[1][0]) < int(numbers[0][0])  # type: ignore[index]
 
 
 @dataclass
@@ -89,6 +100,12 @@ class Images:
                 f"the images of {self.label} are not in the order of their names, so that they cannot be paired with "
                 f"{what}: pack them by their whole names, or give a folder"
             )
+        for first, second in pairwise(names if isinstance(names, list) else ()):
+            if _counts_down(first, second):
+                raise UserError(
+                    f"the images of {self.label} cannot be paired with {what}: by name {first!r} comes before "
+                    f"{second!r}, by number after it: give their numbers as many digits"
+                )
 
     def batches(self, size: int, threads: int = THREADS) -> Iterator[Batch]:
         """The images, `size` at a time. Decoding goes on in threads while the caller is at work.

@@ -21,6 +21,8 @@ from .errors import UserError, one_line
 from .files import whole
 
 CHUNK, SHEET_CHUNK = "diffguide", "diffguide-sheet"
+HEAD = 1024
+"""Bytes of a file by which a contact sheet is known."""
 MAX_BYTES = 256 * 1024
 """A longer chunk is not read: an honest one is a few kilobytes."""
 
@@ -114,9 +116,14 @@ def is_sheet(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            return SHEET_CHUNK.encode() in file.read(1024)
+            return begins_a_sheet(file.read(HEAD))
     except OSError:
         return False
+
+
+def begins_a_sheet(data: bytes) -> bool:
+    """The same of the first `HEAD` bytes of a PNG file."""
+    return SHEET_CHUNK.encode() in data
 
 
 def read_settings(path: Path) -> Settings:

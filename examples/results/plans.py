@@ -13,6 +13,7 @@ from typing import Any
 
 from diffguide.eval.comparison import make_plan
 from diffguide.eval.plan import Cell, Plan
+from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.spelling import tidy_guidance
 
 Results = Mapping[str, Any]
@@ -150,6 +151,9 @@ def tuned_scales(done: Done) -> dict[str, float]:
     rules = {tidy_guidance(rule): rule for rule in ("cfg", *CONTENDERS)}
     cells = [its for its in done["sweep"]["cells"] if its["guidance_scale"] in TUNED_SCALES]
     best = best_scales([its for its in cells if its["guidance"] in rules])
+    missing = rules.keys() - best.keys()
+    if missing:
+        raise UserError(f"the sweep has no cells of {min(missing)}, whose best scale is needed: run it again")
     return {rules[name]: scale for name, scale in best.items()}
 
 

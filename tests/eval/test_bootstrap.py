@@ -156,6 +156,7 @@ def test_a_conclusion_is_one_sentence_that_says_what_is_decided():
         "apg against cfg: 4 images are too few for an interval, so nothing is decided."
     ]
     assert conclude(["cfg", "apg"], ["saturation"], [], 64) == []
+    assert conclude(["cfg", "apg"], ["fid"], [], 64) == ["apg shares no setting with cfg."]
 
 
 def test_of_many_settings_without_an_effect_few_sentences_claim_one():
@@ -165,6 +166,17 @@ def test_of_many_settings_without_an_effect_few_sentences_claim_one():
         entries = [difference("apg", s, v, v - 1.96, v + 1.96) for s, v in zip(range(6), draws.standard_normal(6))]
         claims += "cannot be told" not in conclude(["cfg", "apg"], ["fid"], entries, 64)[0]
     assert claims / 400 < 0.08
+
+
+@pytest.mark.parametrize("images", [8, 16, 64])
+def test_intervals_of_many_settings_together_are_those_of_student(images):
+    from scipy.stats import t
+
+    alone, together = t.ppf(0.975, images - 1), t.ppf(1 - 0.025 / 10, images - 1)
+    entries = [difference("apg", scale, 1.0, 1 - alone, 1 + alone) for scale in range(10)]
+    for value, said in ((1.01 * together, "beats"), (0.99 * together, "cannot be told")):
+        entries[3] = difference("apg", 3, -value, -value - alone, -value + alone)
+        assert said in conclude(["cfg", "apg"], ["fid"], entries, images)[0]
 
 
 def test_conclusions_are_about_what_was_asked_for_and_has_intervals():

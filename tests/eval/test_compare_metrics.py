@@ -77,6 +77,17 @@ def test_calibrated_rules_are_those_of_the_model_and_the_steps(model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rule_that_cannot_act_is_told_before_a_reference_is_measured(tmp_path, monkeypatch, inception):
+    def never(*args):
+        raise AssertionError
+
+    monkeypatch.setattr("diffguide.eval.measures.measure_reference", never)
+    plan = make_plan(["reward:reward=emoji-clip", "cfg"], [4.0], [2], model="emoji-lcm", num_images=4, metrics=["fid"])
+    with pytest.raises(UserError, match="cannot act in LatentConsistencyModelPipeline"):
+        compare(plan, tmp_path / "run")
+    assert not any(tmp_path.rglob("*.npz"))
+
+
 @pytest.mark.slow
 def test_fid_of_a_real_model_is_that_of_its_saved_pictures(tmp_path, inception):
     from PIL import Image

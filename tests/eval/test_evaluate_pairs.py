@@ -1,6 +1,7 @@
 """`diffguide evaluate` where images go with prompts or other images by their place, and references with two faces."""
 
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -36,6 +37,24 @@ def test_a_tar_file_in_an_order_of_its_own_is_paired_with_nothing(pictures, tiny
         with pytest.raises(UserError, match="not in the order of their names"):
             evaluate_images(images, None, ["ssim"], baseline=baseline)
     assert evaluate_images(turned, metrics=["contrast"]).n == 3
+
+
+def test_names_that_count_to_ten_without_zeros_are_paired_with_nothing(pictures, tmp_path):
+    """By name 10.png comes before 2.png, which is not how prompts are numbered."""
+    padded, plain = pictures("a", 11), tmp_path / "plain"
+    plain.mkdir()
+    for path in padded.iterdir():
+        (plain / f"red-{int(path.stem)}.png").write_bytes(path.read_bytes())
+    prompts, asked = [f"prompt {index}" for index in range(11)], ["reward"]
+    message = "by name 'red-10.png' comes before 'red-2.png', by number after it"
+    with pytest.raises(UserError, match=f"cannot be paired with the prompts: {message}"):
+        evaluate_images(plain, None, asked, prompts=prompts, reward=lambda images, _: images.mean((1, 2, 3)))
+    for images, baseline in ((plain, padded), (padded, plain)):
+        with pytest.raises(UserError, match=message):
+            evaluate_images(images, None, ["ssim"], baseline=baseline)
+    assert evaluate_images(plain, None, ["contrast"]).n == 11
+    (plain / "red-10.png").rename(plain / "red-3f10.png")  # no number, a part of something else
+    assert evaluate_images(plain, None, ["ssim"], baseline=padded).n == 11
 
 
 @pytest.mark.parametrize("side", ["images", "baseline"])
@@ -129,8 +148,15 @@ def test_generated_pictures_count_with_the_prompts_that_they_were_made_of(tmp_pa
         return images.mean((1, 2, 3))
 
     folder = generated(tmp_path / "made", prompts)
-    found = evaluate_images(folder, metrics=["reward"], reward=noted)
-    assert (found.n, seen) == (3, sorted(prompts))
+    names = sorted(path.name for path in folder.iterdir())
+    archives = [packed(folder, tmp_path / "made.tar", names), tmp_path / "made.zip"]
+    with zipfile.ZipFile(archives[1], "w") as file:
+        for name in names:
+            file.write(folder / name, name)
+    for source in (*archives, folder):
+        seen.clear()
+        found = evaluate_images(source, metrics=["reward"], reward=noted)
+        assert (found.n, seen) == (3, sorted(prompts))
     with pytest.raises(UserError, match=r"'red apple' is given for 'blue-heart-0.png', which was made of 'blue heart'"):
         evaluate_images(folder, metrics=["reward"], reward=noted, prompts=prompts)
     assert evaluate_images(folder, metrics=["reward"], reward=noted, prompts=sorted(prompts))["reward"] >= 0

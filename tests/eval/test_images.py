@@ -74,6 +74,10 @@ def test_an_iterable_of_tensors_and_pictures():
     assert torch.equal(torch.stack(found), torch.cat([given[0], given[1][None]]))
     found, _ = pixels(open_images([picture(4)]))
     assert torch.equal(found[0], torch.from_numpy(np.array(picture(4))).permute(2, 0, 1))
+    whole = torch.from_numpy(np.array(picture(4))).permute(2, 0, 1)
+    mixed = [group for batch in open_images([whole / 255, whole]).batches(2) for group in batch.groups()]
+    assert [(len(group), group.dtype) for group in mixed] == [(1, torch.float32), (1, torch.uint8)]
+    assert torch.equal(mixed[1][0], whole)
     for wrong in (torch.rand(3, 8, 8) * 255, torch.full((3, 8, 8), float("nan")), torch.rand(1, 8, 8), "text"):
         with pytest.raises(UserError):
             list(open_images([wrong]).batches(2))
@@ -140,6 +144,8 @@ def test_what_convert_makes(tmp_path):
     for name, image in (("clear", rgba), ("deep", deep), ("gray", picture().convert("L"))):
         (tmp_path / f"{name}.png").write_bytes(encoded(image))
     (clear, sixteen, gray), _ = pixels(open_images(tmp_path, convert=True))
+    (tmp_path / "gray.png").write_bytes(encoded(Image.new("L", (8, 8), 7), transparency=7))
+    assert pixels(open_images(tmp_path, convert=True))[0][2].unique().tolist() == [255]  # all of it is transparent
     assert clear[:, 0, 0].tolist() == [255, 255, 255]
     assert torch.equal(clear[:, 1:], torch.from_numpy(np.array(picture())).permute(2, 0, 1)[:, 1:])
     assert sixteen.unique().tolist() == [0x80]
