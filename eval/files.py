@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError, one_line
-from diffguide.pipelines.files import held, whole
+from diffguide.pipelines.files import LOCK, held, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; UserError if another compare is at work in it."""
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / ".lock", f"another compare is at work in {str(folder)!r}"):
+    with held(folder / LOCK, f"another compare is at work in {str(folder)!r}"):
         yield
 
 

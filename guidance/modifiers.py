@@ -38,7 +38,9 @@ class Modifier(Guidance):
 
     def __init__(self, rule: Guidance):
         if not isinstance(rule, Guidance):
-            raise ValueError(f"{type(self).__name__} goes around a rule, not around {rule!r}")
+            kind = type(rule)
+            what = repr(rule) if kind.__module__ == "builtins" else f"a {kind.__module__}.{kind.__name__}"
+            raise ValueError(f"{type(self).__name__} goes around a rule, not around {what}")
         inner = rule.modifiers if isinstance(rule, Modifier) else []
         if any(type(other) is type(self) for other in inner):
             raise ValueError(f"{rule!r} has a {type(self).__name__} already; one is enough")

@@ -29,6 +29,10 @@ def check_file(path: Path, what: str, flag: str, overwrite: bool) -> None:
         raise UserError(f"cannot write {what} {name[:80]!r}: {error.strerror}") from error
 
 
+LOCK = ".diffguide.lock"
+"""In a folder that a process holds."""
+
+
 @contextmanager
 def held(lock: Path, busy: str) -> Iterator[None]:
     """Hold the file `lock`, which is there meanwhile, for this process; the system lets go of it however that ends.
@@ -44,7 +48,7 @@ def held(lock: Path, busy: str) -> Iterator[None]:
 
     def opened() -> IO[str]:
         while True:
-            file = open(lock, "w")  # noqa: SIM115
+            file = open(lock, "a")  # noqa: SIM115
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
@@ -66,7 +70,8 @@ def held(lock: Path, busy: str) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            if not os.fstat(file.fileno()).st_size:  # else it is not ours
+                lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -120,6 +120,7 @@ class GuidanceCallback:
         return f"{type(self).__name__}({self._native.__name__}, {self.guidance!r})"
 
     def __enter__(self) -> GuidanceCallback:
+        self.check_attached()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -195,7 +196,8 @@ class GuidanceCallback:
         if self._rule.acts_alone or self.layout.calls == "single":
             arguments = switched_off(self.pipe, self._native, self.layout, args, kwargs, self._warn_once)
         else:
-            arguments = switched_on(self._native, self.layout, self._rule.guidance_scale, args, kwargs, self._warn_once)
+            scale = self._rule.guidance_scale
+            arguments = switched_on(self.pipe, self._native, self.layout, scale, args, kwargs, self._warn_once)
         if not self._rule.acts_after_step:
             return arguments
         if "callback_on_step_end" not in call_parameters(self._native)[1]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
-from .files import held
+from .files import LOCK, held
 
 SHEET = "contact-sheet.png"
 """The contact sheet in the folder of its pictures."""
@@ -35,7 +35,7 @@ class Output:
         """
         self.make_folders()
         first = self.pictures[0]
-        lock = first.with_name(f".{first.name}.lock") if self.sheet is None else first.with_name(".lock")
+        lock = first.with_name(f".{first.name}.lock") if self.sheet is None else first.with_name(LOCK)
         what = first if self.sheet is None else first.parent
         with held(lock, f"another run is at work on {str(what)!r}: wait for it, or give another --output"):
             self.check_free()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .files import held, whole
+from .files import LOCK, held, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class RankFolder:
         except OSError as error:
             raise self._unwritable(error) from error
         busy = f"another search is at work in {str(self.path)!r}: wait for it, or give another --output"
-        with held(self.path / ".lock", busy):
+        with held(self.path / LOCK, busy):
             self._check()
             try:
                 for file in (self.state, self.sheet, self.best, self.noise) if self.overwrite else ():

@@ -14,6 +14,7 @@ _FURTHER = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def switched_on(
+    pipe: Any,
     native: type[Any],
     layout: Layout,
     scale: float,
@@ -21,10 +22,11 @@ def switched_on(
     kwargs: dict[str, Any],
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The arguments of a call of the class `native` by name, with its guidance on, at whatever scale.
+    """The arguments of a call of `pipe`, of the class `native`, by name, with its guidance on, at whatever scale.
 
     scale: that of the rule. warn: what the user should hear of arguments that do not count.
-    UserError: the caller switches guidance off, or asks for what no rule can act on.
+    UserError: the caller switches guidance off, or asks for what no rule can act on, or there is neither a negative
+    prompt nor a text encoder for the empty one.
     """
     arguments = _by_name(native, layout, args, kwargs)
     own = arguments.get(layout.scale)
@@ -43,6 +45,9 @@ def switched_on(
     arguments[layout.scale] = max(scale - layout.offset, layout.off + 0.5) if scale > 1 else layout.off + 1.0
     arguments.update(layout.also)
     if layout.negative is not None and not _has_negative(arguments):
+        encoders = [module for name, module in pipe.components.items() if name.startswith("text_encoder")]
+        if arguments.get("prompt_embeds") is not None and encoders and encoders.count(None) == len(encoders):
+            raise _no_text_encoder(native.__name__)
         arguments["negative_prompt"] = _like_prompt(layout.negative, arguments)
     return arguments
 
@@ -73,6 +78,10 @@ def switched_off(
     return arguments | dict(layout.also) | dict.fromkeys([layout.scale, *given], layout.off)
 
 
+def _no_text_encoder(name: str) -> UserError:
+    return UserError(f"{name} has no text encoder: give negative_prompt_embeds")
+
+
 def negative_embeddings(
     pipe: Any, arguments: dict[str, Any]
 ) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], None]]:
@@ -90,7 +99,7 @@ def negative_embeddings(
     text = negative["prompt"]
     if negative["prompt_embeds"] is None:
         if getattr(pipe, "text_encoder", None) is None:
-            raise UserError(f"{name} has no text encoder: give negative_prompt_embeds")
+            raise _no_text_encoder(name)
         own = text is None or isinstance(text, str)
         negative["prompt"] = _like_prompt(text or "", arguments) if own else list(text)
     lacking = [each for each in known if each.endswith(("embeds", "mask")) and negative[each] is None]

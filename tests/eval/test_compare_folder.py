@@ -83,12 +83,14 @@ def test_one_that_failed_before_its_first_batch_can_be_made_otherwise(tiny_plan,
 def test_what_can_be_known_to_be_wrong_costs_no_earlier_run(finished_run, tiny_plan, tmp_path, changes):
     _, whole = finished_run
     folder = Path(shutil.copytree(whole, tmp_path / "copy"))
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".diffguide.lock"
+    }
     guidance = changes.pop("guidance", ["cfg"])
     plan = replace(tiny_plan(guidance, [2.0], num_images=2), **changes)
     with pytest.raises(UserError):
         compare(plan, folder, overwrite=True)
-    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".diffguide.lock"}
     assert after == before
 
 

@@ -1,4 +1,5 @@
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +173,7 @@ def test_scale_reaches_the_rule():
     ("make", "message"),
     [
         (lambda: Interval("apg"), "Interval goes around a rule, not around 'apg'"),
+        (lambda: Interval(Path("apg")), "Interval goes around a rule, not around a pathlib.*Path"),
         (lambda: Interval(Rescale(Interval(ClassifierFreeGuidance(2.0)))), "has a Interval already"),
         (lambda: Rescale(ClassifierFreeGuidance(2.0, guidance_rescale=0.5)), "is rescaled already"),
         (lambda: Rescale(ClassifierFreeGuidance(2.0), 1.5), "phi must be between 0 and 1, not 1.5"),

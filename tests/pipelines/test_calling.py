@@ -161,10 +161,28 @@ def test_a_removed_rule_is_not_called_and_leaves_the_next_one_alone() -> None:
     removed.remove()
     with pytest.raises(ValueError, match="was removed"):
         removed(PROMPTS[0])
+    with pytest.raises(ValueError, match="was removed"), removed:  # in which the pipeline would run without the rule
+        pass
     following = guide(pipe, ClassifierFreeGuidance(5.0))
     removed.remove()
     BY_NAME["sd"].run(following)
     assert following.trace
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen"])
+def test_embeddings_without_a_text_encoder_need_those_of_the_negative_prompt(name: str) -> None:
+    """As where it was removed once it had embedded the prompt."""
+    family = BY_NAME[name]
+    pipe = family.build()
+    first, second, *_ = pipe.encode_prompt("red apple", *["red apple"] * (name == "flux"), max_sequence_length=16)
+    texts = {"prompt_embeds": first, ("pooled_prompt_embeds" if name == "flux" else "prompt_embeds_mask"): second}
+    for part in [part for part in pipe.components if part.startswith(("text_encoder", "tokenizer"))]:
+        setattr(pipe, part, None)
+    size = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "latent"}
+    with guide(pipe, AdaptiveProjectedGuidance(5.0)) as guided:
+        with pytest.raises(ValueError, match="Pipeline has no text encoder: give negative_prompt_embeds"):
+            guided(**texts, **size)
+        assert guided(**texts, **size, **{f"negative_{key}": its for key, its in texts.items()}).images.isfinite().all()
 
 
 def test_a_cutoff_callback_ends_guidance_as_it_does_without_a_rule() -> None:

@@ -1,6 +1,7 @@
 """Two runs into one output."""
 
 import os
+from pathlib import Path
 
 import pytest
 from test_generate import generate
@@ -27,7 +28,7 @@ def test_a_second_run_into_one_output_is_refused_and_what_it_found_stays(here, m
         yield from real(*args)
 
     (here / "apples").mkdir()
-    for name in (".lock", ".red-apple-0.png.lock"):  # of runs that were killed
+    for name in (".diffguide.lock", ".red-apple-0.png.lock"):  # of runs that were killed
         (here / "apples" / name).touch()
     monkeypatch.setattr(sampling, "sample", sample)
     assert generate(*words) == 0
@@ -36,6 +37,14 @@ def test_a_second_run_into_one_output_is_refused_and_what_it_found_stays(here, m
     assert len(errors) == 1
     assert "another run is at work on 'apples" in errors[0]
     assert generate(*words, "--overwrite") == 0
+
+
+def test_a_lock_that_holds_something_is_not_ours_and_stays(here):
+    Path(".diffguide.lock").write_text("mine")
+    Path(".lock").write_text("")
+    assert generate("red apple", "--seeds", "0-1", "--output", ".") == 0
+    assert Path(".diffguide.lock").read_text() == "mine"
+    assert Path(".lock").exists()
 
 
 def test_files_that_another_run_wrote_in_the_meantime_stay(tmp_path):

@@ -106,7 +106,7 @@ def test_a_second_search_in_one_folder_is_refused_and_what_the_first_left_stays(
     with RankFolder(Path("out"), {}).held():
         assert rank("2 3\nq\n", "--overwrite") == 2
         assert "another search is at work in 'out'" in capsys.readouterr().err
-        assert files() == [".lock"]
+        assert files() == [".diffguide.lock"]
     assert rank("2 3\n1\n1 2\n4\n", "--rounds", "2") == 0
     before = {path: path.read_bytes() for path in Path("out").iterdir()}
     late = RankFolder(Path("late"), {})  # looked at the folder before the other one began to write
