@@ -183,3 +183,15 @@ def diffusers_log(caplog):
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="session")
+def inception():
+    """The file of the real weights; the test is skipped where they are not installed."""
+    from diffguide.eval.inception_weights import find_inception
+    from diffguide.pipelines.errors import UserError
+
+    try:
+        return find_inception()
+    except UserError as missing:
+        pytest.skip(str(missing))

@@ -101,15 +101,3 @@ def tiny_dino(tmp_path_factory):
 def tiny_clip(stand_in_models):
     """The folder of a CLIP model with random weights and its tokenizer."""
     return stand_in_models / "emoji-clip"
-
-
-@pytest.fixture(scope="session")
-def inception():
-    """The file of the real weights; the test is skipped where they are not installed."""
-    from diffguide.eval.inception_weights import find_inception
-    from diffguide.pipelines.errors import UserError
-
-    try:
-        return find_inception()
-    except UserError as missing:
-        pytest.skip(str(missing))

@@ -48,18 +48,6 @@ def small_claim(tool, monkeypatch):
         monkeypatch.setattr(tool(module), "PARTS", claims.PARTS)
 
 
-@pytest.fixture
-def inception():
-    """FID needs its network; the test is skipped where that is not installed."""
-    from diffguide.eval.inception_weights import find_inception
-    from diffguide.pipelines.errors import UserError
-
-    try:
-        find_inception()
-    except UserError as missing:
-        pytest.skip(str(missing))
-
-
 def unbiased_difference(folder, reference, times):
     """FID of RAAG less `times` that of plain guidance at its setting, each without the jackknife's estimate of bias."""
     from diffguide.eval import image_statistics
