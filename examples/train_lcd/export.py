@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
-from networks import Student
+from networks import UPDATE, Student
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffguide.pipelines import load_pipeline
 from diffguide.pipelines.low_rank import merge
-
-UPDATE = "pytorch_lora_weights.safetensors"
 
 
 def scheduler_like(config: dict) -> LCMScheduler:

@@ -1,5 +1,6 @@
 """One UNet as teacher, student, moving target and reference; low-rank updates, or a copy of all weights."""
 
+from operator import gt
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 GUIDANCE_EMBEDDING = 256  # of the guidance scale, as in the paper's code
+UPDATE = "pytorch_lora_weights.safetensors"
 
 
 class Student(nn.Module):
@@ -93,8 +95,8 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Go on from a student that `save` wrote, trained in the same way and with the same rank."""
-        file = folder / "pytorch_lora_weights.safetensors" if self.rank else folder / "unet"
+        """Go on from a student that `save` wrote, of the same rank or less: what a smaller update lacks begins at 0."""
+        file = folder / UPDATE if self.rank else folder / "unet"
         if not file.exists():
             raise SystemExit(f"there is no student of rank {self.rank} in {folder}: {file.name} is missing")
         if self.rank:
@@ -103,9 +105,10 @@ class Student(nn.Module):
         else:
             saved, keys = UNet2DConditionModel.from_pretrained(file).state_dict(), self.names
         for key, part, moving in zip(keys, self.trained, self.moving):
-            if saved[key].numel() != part.numel():
+            value = saved[key].flatten(1) if self.rank else saved[key]
+            if any(map(gt, value.shape, part.shape)):
                 raise SystemExit(f"{folder} holds a student of another rank: give it as --rank")
-            part.copy_(saved[key].view_as(part))
+            part[tuple(map(slice, value.shape))] = value
             moving.copy_(part)
 
     def freeze_reference(self) -> None:
@@ -127,4 +130,4 @@ class Student(nn.Module):
             state[f"{key}.lora_A.weight"] = down.view(len(down), *shape[1:]).cpu().contiguous()
             state[f"{key}.lora_B.weight"] = up.view(*up.shape, *[1] * (len(shape) - 2)).cpu().contiguous()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / "pytorch_lora_weights.safetensors")
+        save_file(state, folder / UPDATE)

@@ -23,6 +23,7 @@ from objectives import Batch, Distillation, RewardConsistency
 
 from diffguide.guidance.divergence import DIVERGENCES
 from diffguide.pipelines import load_pipeline, load_reward
+from diffguide.pipelines.embedded import EMBEDDED, MODELS
 
 
 def arguments() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def arguments() -> argparse.Namespace:
     add("--data", default="emoji", help="emoji, or a folder with a metadata.jsonl (default emoji)")
     add("--limit", type=int, help="use only so many images")
     add("--output", type=Path, required=True, help="folder for checkpoint, log and student")
-    add("--student", type=Path, help="the output of an earlier run to begin with (default: the teacher)")
+    add("--student", type=Path, help="the output of an earlier run, or emoji-lcm, to begin with (default: the teacher)")
     add("--rank", type=int, default=24, help="of the low-rank update; 0: train all weights (default 24)")
     add("--objective", choices=("lcd", "rocm"), default="lcd")
     add("--reward", nargs="+", default=[], help="names as in `diffguide list rewards`; several: their mean")
@@ -80,7 +81,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     student = Student(pipe.unet, args.rank)
     if args.student:
-        student.load(args.student)
+        embedded = EMBEDDED.keys() & {str(args.student)}
+        student.load(MODELS / args.student if embedded else args.student)
     student.move_to(accelerator.device).freeze_reference()
     function = Consistency(pipe.scheduler.config, device=accelerator.device)
     expert = pixel_reward(pipe, args.reward, accelerator.device)

@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffguide.guidance import ClipReward
+from diffguide.pipelines import load_pipeline
+from diffguide.pipelines.embedded import MODELS
 
 TRAINER = Path(__file__).parents[2] / "examples" / "train_lcd"
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -182,6 +184,22 @@ def test_what_is_saved_is_the_moving_average_and_loads_as_a_pipeline(trainer, tr
         trainer("networks").Student(base, 2).load(tmp_path / "4")
     with pytest.raises(SystemExit, match="missing"):
         student.load(tmp_path / "nothing")
+
+
+def test_a_student_begins_with_the_embedded_update(trainer, train, tmp_path):
+    sd, lcm = load_pipeline("emoji-sd", progress_bar=False), load_pipeline("emoji-lcm", progress_bar=False)
+    student = trainer("networks").Student(sd.unet, 24)  # its update was cut to less
+    student.load(MODELS / "emoji-lcm")
+    z, t = torch.randn(1, 32, 8, 8), torch.tensor([499])
+    text = torch.randn(1, 20, sd.text_encoder.config.hidden_size)
+    expected = lcm.unet(z, t, text, timestep_cond=lcm.get_guidance_scale_embedding(torch.tensor([3.0]), 256)).sample
+    for role in ("student", "target"):
+        torch.testing.assert_close(student(z, t, text, torch.tensor([4.0]), role), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(sd.unet(z, t, text).sample, expected, atol=0.01)
+    options = ("--teacher", "emoji-sd", "--data", "emoji", "--limit", 8, "--student", "emoji-lcm")
+    assert train(tmp_path / "more", *options, "--rank", 24, steps=1)
+    with pytest.raises(SystemExit, match="another rank"):
+        train(tmp_path / "less", *options, steps=1)
 
 
 def test_a_compressed_update_is_the_best_one_of_its_rank(trainer):
