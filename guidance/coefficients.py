@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .step import Step
 
 FORMAT = "diffguide linear-ag coefficients"
 VERSION = 1
+LEVEL_ERROR = 0.01
+"""By which share of itself a noise level may differ from the one of the fit: rounding, but no other spacing."""
 
 Row = tuple[tuple[float, ...], ...]
 
@@ -28,7 +31,7 @@ class Coefficients:
 
     model, scheduler, steps, prediction: what they were fitted for, as `Step` has them. guidance_scale, samples: the
     scale and the number of the trajectories. errors: for each step the relative error |estimate - u| / |u - c| on them,
-    0 where u is evaluated.
+    0 where u is evaluated. levels: the noise level of each step, as `Step.sigma`; () where nobody wrote them down.
     """
 
     rows: tuple[Row, ...]
@@ -39,6 +42,7 @@ class Coefficients:
     guidance_scale: float
     samples: int
     errors: tuple[float, ...]
+    levels: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, trajectories: Trajectories, guidance_scale: float, step: Step) -> Coefficients:
@@ -50,7 +54,7 @@ class Coefficients:
             raise ValueError("there is no trajectory to fit coefficients to")
         rows, errors = trajectories.fit(schedule(trajectories.steps))
         names = (step.model, step.scheduler, trajectories.steps, step.prediction)
-        return cls(rows, *names, guidance_scale, trajectories.samples, errors)
+        return cls(rows, *names, guidance_scale, trajectories.samples, errors, trajectories.levels)
 
     def estimates(self, index: int) -> bool:
         """Whether the unconditional prediction of this step is estimated."""
@@ -65,7 +69,7 @@ class Coefficients:
         return f"Coefficients(model={self.model!r}, scheduler={self.scheduler!r}, steps={self.steps})"
 
     def check(self, step: Step) -> None:
-        """ValueError if they were fitted for something else than the sampling that begins with `step`."""
+        """ValueError if they were fitted for something else than the sampling that `step` is of, as far as it says."""
         here = {"model": step.model, "scheduler": step.scheduler, "steps": step.total, "prediction": step.prediction}
         for name, value in here.items():
             fitted = getattr(self, name)
@@ -74,6 +78,14 @@ class Coefficients:
                     f"the coefficients were fitted for {name} {fitted!r}, not {value!r}: "
                     "fit others with `diffguide calibrate linear-ag`"
                 )
+        level = self.levels[step.index] if self.levels else None
+        # a level on the device is not read back
+        if isinstance(step.sigma, float) and level is not None and not isclose(step.sigma, level, rel_tol=LEVEL_ERROR):
+            raise ValueError(
+                f"the coefficients were fitted for noise level {level:.4g} at step {step.index + 1}, not "
+                f"{step.sigma:.4g}, which another spacing of steps, shift or strength has: "
+                "fit others with `diffguide calibrate linear-ag`"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the file, JSON."""
@@ -119,10 +131,12 @@ class Coefficients:
                     f"step {index} has {len(a)} and {len(b)} coefficients, not {index + 1} and {evaluated}"
                 )
             rows.append((a, b))
-        errors = tuple(float(value) for value in content.pop("errors"))
+        errors, levels = (tuple(map(float, content.pop(name, ()))) for name in ("errors", "levels"))
         if not rows or rows[0] or len(rows) != content["steps"] or len(errors) != len(rows):
             raise ValueError("as many rows and errors as steps, the first without coefficients")
-        return cls(tuple(rows), errors=errors, **content)
+        if levels and len(levels) != len(rows):
+            raise ValueError(f"{len(levels)} noise levels for {len(rows)} steps")
+        return cls(tuple(rows), errors=errors, levels=levels, **content)
 
 
 def schedule(steps: int) -> list[bool]:
@@ -134,11 +148,12 @@ class Trajectories:
     """Inner products of the predictions of many trajectories, all that the fit needs, (2 n, 2 n) for n steps.
 
     Conditional predictions come first, then unconditional ones. `gram` is the whole state: sums of those of disjoint
-    sets of images are that of all of them.
+    sets of images are that of all of them. levels: the noise level of each step, as `Step.sigma`, for `Coefficients` to
+    be held to; () for none.
     """
 
-    def __init__(self, steps: int):
-        self.steps, self.samples = steps, 0
+    def __init__(self, steps: int, levels: tuple[float, ...] = ()):
+        self.steps, self.samples, self.levels = steps, 0, levels
         self.gram = torch.zeros(2 * steps, 2 * steps, dtype=torch.float64)
 
     def add(self, cond: Iterable[Tensor], uncond: Iterable[Tensor]) -> None:

@@ -27,10 +27,10 @@ class LinearAdaptiveGuidance(Guidance):
     paper, the first half of the steps alternates, beginning with an evaluation, and the second half is estimated: 25
     evaluations at 20 steps. In prediction space, which for epsilon models is the paper's.
 
-    Coefficients hold for the model, the scheduler, the number of steps and the prediction type that they were fitted
-    for; with others the rule refuses to run, as far as the pipeline says what it is (one put together in memory has no
-    name). They hold for the empty negative prompt too, of which a rule sees nothing. Predictions of all steps are kept
-    until the end of sampling.
+    Coefficients hold for the model, the scheduler, the number of steps, their noise levels and the prediction type that
+    they were fitted for; with others the rule refuses to run, as far as the pipeline says what it is (one put together
+    in memory has no name). They hold for the empty negative prompt too, of which a rule sees nothing. Predictions of
+    all steps are kept until the end of sampling.
 
     Args:
         guidance_scale: w. Default 7.5. Coefficients do not depend on it, but on the trajectories, which do: fit at the
@@ -38,7 +38,7 @@ class LinearAdaptiveGuidance(Guidance):
         coefficients: what `Coefficients.fit` returns, or the path of a file that `Coefficients.save` wrote. Needed.
 
     Raises:
-        ValueError: the scale is not a finite number, the file is not one of coefficients, or, at the first step, it was
+        ValueError: the scale is not a finite number, the file is not one of coefficients, or, while sampling, it was
             fitted for something else.
     """
 
@@ -66,8 +66,7 @@ class LinearAdaptiveGuidance(Guidance):
 
     def needs_uncond(self, step: Step) -> bool:
         """At the steps whose unconditional prediction is not estimated."""
-        if step.index == 0:
-            self.coefficients.check(step)
+        self.coefficients.check(step)
         return self.guidance_scale != 1 and not self.coefficients.estimates(step.index)
 
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:

@@ -21,6 +21,7 @@ from diffguide.guidance import (
     Step,
     Trajectories,
 )
+from diffguide.guidance.basis import Scalar
 from diffguide.guidance.tensors import inner, precise, ratio
 from diffguide.guidance.trace import Measurement
 
@@ -40,6 +41,7 @@ class Recorder(ClassifierFreeGuidance):
         self.cond: list[Tensor] = []
         self.uncond: list[Tensor] = []
         self.cosines: dict[str, list[Tensor]] = {}
+        self.levels: list[Scalar | None] = []
         self.step = Step()
 
     def needs_uncond(self, step: Step) -> bool:
@@ -49,11 +51,12 @@ class Recorder(ClassifierFreeGuidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """As plain guidance."""
         if step.index == 0:
-            self.cond, self.uncond, self.cosines = [], [], {space: [] for space in SPACES}
+            self.cond, self.uncond, self.levels, self.cosines = [], [], [], {space: [] for space in SPACES}
         c, u, z = precise(cond), precise(uncond), precise(latents)
         self.step = step
         self.cond.append(c)
         self.uncond.append(u)
+        self.levels.append(step.sigma)
         for space in SPACES:
             a, b = step.to_space(space)
             x, y = z * a + c * b, z * a + u * b
@@ -120,7 +123,9 @@ def record(setting: Setting, batch: range, before: Recorded | None = None) -> Re
             f"{type(setting.pipe.scheduler).__name__} made {len(recorder.cond)} evaluations in {setting.steps} steps: "
             "calibrate with a scheduler that makes one a step"
         )
-    trajectories = before.trajectories if before else Trajectories(setting.steps)
+    known = [level for level in recorder.levels if level is not None]
+    levels = tuple(map(float, known)) if len(known) == setting.steps else ()
+    trajectories = before.trajectories if before else Trajectories(setting.steps, levels)
     trajectories.add(recorder.cond, recorder.uncond)
     cosines = {space: torch.stack(values, 1).cpu() for space, values in recorder.cosines.items()}
     if before:

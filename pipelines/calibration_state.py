@@ -47,6 +47,7 @@ def _save(path: Path, recorded: Recorded, identity: dict[str, Any]) -> None:
     tensors = {"gram": recorded.trajectories.gram} | recorded.cosines
     step = {name: getattr(recorded.step, name) for name in _NAMES}
     about = {"identity": json.dumps(identity), "step": json.dumps(step), "count": str(recorded.count)}
+    about["levels"] = json.dumps(recorded.trajectories.levels)
     with whole(path) as temporary:
         temporary.write_bytes(save(tensors, about))
 
@@ -58,7 +59,7 @@ def _load(path: Path, steps: int, most: int, identity: dict[str, Any]) -> Record
             about = file.metadata()
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in ("gram", *SPACES)}
         before = json.loads(about["identity"])
-        trajectories = Trajectories(steps)
+        trajectories = Trajectories(steps, tuple(json.loads(about.get("levels", "[]"))))
         trajectories.gram, trajectories.samples = tensors.pop("gram"), int(about["count"])
         recorded = Recorded(trajectories, tensors, Step(**json.loads(about["step"])))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -120,6 +120,20 @@ def test_refuses_what_it_was_not_fitted_for(change, message):
         fitted().needs_uncond(at(0, {}, **change))
 
 
+def test_refuses_other_noise_levels_than_it_was_fitted_at(tmp_path):
+    trajectories = Trajectories(STEPS, tuple(float(8 - index) for index in range(STEPS)))
+    trajectories.add(*trajectory(0))
+    LinearAdaptiveGuidance.fit(trajectories, 5.0, at(0, {})).coefficients.save(tmp_path / "c.json")
+    rule, state = LinearAdaptiveGuidance(5.0, tmp_path / "c.json"), {}
+    for index in range(STEPS):
+        level = (8 - index) * 1.005
+        assert rule.needs_uncond(at(index, state, sigma=level)) == schedule(STEPS)[index]
+        assert rule.needs_uncond(at(index, state, sigma=None)) == schedule(STEPS)[index]
+        with pytest.raises(ValueError, match=f"level {8 - index} at step {index + 1}, not {level * 1.02:.4g}, which"):
+            rule.needs_uncond(at(index, state, sigma=level * 1.02))
+    assert fitted().needs_uncond(at(0, {}, sigma=3.0))  # what was fitted before levels were written down
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -128,6 +142,7 @@ def test_refuses_what_it_was_not_fitted_for(change, message):
         (lambda text: text.replace('"version": 1', '"version": 2'), "version 1"),
         (lambda text: json.dumps(json.loads(text) | {"rows": [[]]}), "as many rows"),
         (lambda text: json.dumps(json.loads(text) | {"rows": [[], [[1.0], [2.0]]]}), "step 1 has 1 and 1"),
+        (lambda text: json.dumps(json.loads(text) | {"levels": [1.0]}), "1 noise levels for 8 steps"),
         (lambda text: json.dumps(json.loads(text) | {"more": 1}), "damaged"),
         (lambda text: json.dumps(json.loads(text) | {"rows": [[], [[1.0, float("nan")], [2.0]]]}), "not nan"),
     ],

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 from families_unet_video import animatediff
 from tiny_family import seeded
 
@@ -101,6 +102,25 @@ def test_linear_ag_from_the_command_line(tiny_sd, prompt_file, tmp_path, capsys)
     assert main(again) == 0
     assert main(["generate", "dog", "--model", str(tiny_sd), "--steps", "5", "--guidance", spec]) == 2
     assert "fitted for steps 4, not 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DDIMScheduler])
+def test_coefficients_are_held_to_the_noise_levels_of_the_fit(pipe, kind):
+    """With levels spaced in another way, and in the second half of an image-to-image sampling of twice the steps."""
+    spaced = {"timestep_spacing": "leading", "steps_offset": 1}
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **spaced)
+    rule = calibration.linear_rule(record(Setting(pipe, 5.0, STEPS, PROMPTS), range(3)), 5.0)
+    assert len(rule.coefficients.levels) == STEPS
+    guided, run = guide(pipe, rule), {"num_inference_steps": STEPS, "output_type": "latent"}
+    guided("dog", **run)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match=r"at step 1, not .*, which another spacing"):
+        guided("dog", **run)
+    guided.remove()
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **spaced)
+    later = guide(StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False), rule)
+    with pytest.raises(ValueError, match=f"fitted for noise level {rule.coefficients.levels[0]:.4g} at step 1, not"):
+        later("dog", image=torch.zeros(1, 3, 64, 64), strength=0.5, num_inference_steps=2 * STEPS)
 
 
 def test_a_second_calibration_of_one_output_is_refused(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
