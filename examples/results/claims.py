@@ -33,8 +33,8 @@ class Chart:
 class Claim:
     """One section of the page. published: the paper's own figures, with their source. left_out: what is not measured.
 
-    parts: names of the comparisons that its statements are about. matched: the one whose rules are also compared at
-    equal effective scale, if any.
+    parts: names of the comparisons that it needs; its statements are about the last. matched: the one whose rules are
+    also compared at equal effective scale, if any.
     """
 
     title: str

@@ -21,6 +21,7 @@ from gallery import draw_gallery
 from kept import CELLS, read_page, table_after
 from plans import tuned_scales
 from tables import cells, matched, said, table, table_row
+from twice import section as sampled_twice
 
 from diffguide.eval.bootstrap import LEVEL
 from diffguide.eval.files import read_json
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     names = [name for name in (*CLAIMS, rewarded.NAME) if name in page.sections]
     blocks = [*head([page.rows[name] for name in names], [page.sections[name] for name in names]), page.gallery]
     blocks += [page.sections[name] for name in names]
+    statements = {claim.parts[-1]: page.sections[name] for name, claim in CLAIMS.items() if name in page.sections}
+    blocks.append(sampled_twice(page.parts, statements))
     blocks += [CELLS, *(page.parts[part] for part in PARTS if part in page.parts)]
     blocks.append("## Limits\n\n" + "\n".join(f"- {line}" for line in LIMITS))
     path.write_text("\n\n".join(filter(None, blocks)) + "\n", encoding="utf-8")

@@ -210,6 +210,50 @@ def test_what_rewards_do_is_read_from_the_evidence(tool):
     assert "| rocm-kl | 0.8000 | 0.8000 | 0.80 | 0.8000 | 0.400 | 0.600 | 0.4 |" in text
 
 
+def of_seeds(seeds, fid, saturation):
+    """A record of CFG and RAAG: FID with 1 to either side of it, saturation with 0.1, KID without an interval."""
+    cells = []
+    for guidance, one, other in zip(("cfg", "raag"), fid, saturation):
+        metrics = {
+            "fid": {"value": one, "low": one - 1, "high": one + 1},
+            "kid": {"value": 0.5, "low": None, "high": None},
+            "saturation": {"value": other, "low": other - 0.1, "high": other + 0.1},
+            "evaluations": {"value": 4.0, "low": 4.0, "high": 4.0},
+        }
+        cells.append({"guidance": guidance, "guidance_scale": 2.5, "steps": 2, "metrics": metrics})
+    results = {"model": "emoji-sd", "n": seeds[1] - seeds[0] + 1, "seeds": seeds, "cells": cells}
+    return results | {"metrics": list(metrics), "seconds": [None, 0.5], "environment": {}, "run": "run"}
+
+
+def test_what_was_sampled_twice_is_compared(tool):
+    page, here = tool("page"), of_seeds([0, 8], (50.0, 49.1), (0.2, 0.3))
+    one = {"says": "less", "part": "few", "metric": "fid", "weights": {"1": 1, "0": -1}, "sign": -1}
+    statements = [one | {"value": -0.9, "low": -1.1, "high": -0.7}]  # those that follow are not of two values
+    statements += [statements[0] | {"unbiased": True}, statements[0] | {"weights": {"1": 1, "0": -1.05}}]
+    statements += [statements[0] | {"low": None, "high": None}]
+
+    def compared(seeds, fid):
+        parts = {"few": here, "again": of_seeds(seeds, fid, (0.2, 0.35))}
+        section = f"## Title\n\nMeasured:\n\n{tool('tables').said(statements, parts)}\n\nMore"
+        blocks = {name: page.everything(name, results) for name, results in parts.items()}
+        text = tool("twice").section(blocks, {"few": section}).replace("\u2212", "-")
+        return text, [line.strip("| ") for line in text.splitlines() if line.startswith("| `")]
+
+    difference = "`raag` @ 2.5, 2 steps - `cfg` @ 2.5, 2 steps | FID"
+    text, rows = compared([9, 17], (51.5, 50.3))
+    assert rows == [
+        f"{difference} | -0.90 (few) | -1.20 (again) | 0.30 | 0.28 | no",  # 0.2 times the root of 2
+        "`cfg` @ 2.5, 2 steps | FID | 50.00 (few) | 51.50 (again) | 1.50 | 1.41 | no",
+        "`cfg` @ 2.5, 2 steps | saturation | 0.2000 (few) | 0.2000 (again) | 0.0000 | 0.1414 | yes",
+        "`raag` @ 2.5, 2 steps | FID | 49.10 (few) | 50.30 (again) | 1.20 | 1.41 | yes",
+        "`raag` @ 2.5, 2 steps | saturation | 0.3000 (few) | 0.3500 (again) | 0.0500 | 0.1414 | yes",
+    ]
+    assert "3 of 5 are not." in text
+    # of a third of the images: the values are too large, and the interval of the difference is twice the one here
+    assert compared([9, 11], (51.5, 50.3))[1] == [f"{difference} | -0.90 (few) | -1.20 (again) | 0.30 | 0.40 | yes"]
+    assert compared([8, 16], (51.5, 50.3)) == ("", [])  # a seed in common
+
+
 def test_a_page_of_nothing_is_a_mistake(tool, tmp_path, capsys):
     assert tool("page").main([str(tmp_path)]) == 2
     assert "there is no results.json" in capsys.readouterr().err
