@@ -67,6 +67,14 @@ def train(
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"going on from step {progress.step}")
+    ema.to(accelerator.device)
+
+    def write() -> None:
+        if accelerator.is_main_process:
+            ema.store(trained)
+            ema.copy_to(trained)
+            finish(accelerator.unwrap_model(objective))
+            ema.restore(trained)
 
     on_cpu = accelerator.device.type == "cpu"  # fused attention over so few tokens is slower there, up to 2x
     attention = [SDPBackend.MATH] if on_cpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -74,7 +82,8 @@ def train(
     while progress.step < args.steps:
         generator = checkpointing.generator_of(args.seed, progress.step, accelerator.process_index)
         with sdpa_kernel(attention):
-            loss = objective(**batch(generator))
+            given = {name: value.to(accelerator.device) for name, value in batch(generator).items()}
+            loss = objective(**given)
             accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -85,12 +94,9 @@ def train(
         due = checkpointing.agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes)
         if due or progress.step == args.steps:
             checkpointing.save(accelerator, checkpoint)
-            if accelerator.is_main_process:
-                ema.store(trained)
-                ema.copy_to(trained)
-                finish(accelerator.unwrap_model(objective))
-                ema.restore(trained)
+            write()
             saved = time.monotonic()
+    write()  # again, should a kill have come between the checkpoint and what is made of it
     accelerator.end_training()
 
 

@@ -7,6 +7,16 @@ from torch import Tensor
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # as in the paper's code and in diffusers' LCMScheduler
 HUBER = 1e-3
+GRID = 50  # as in the paper
+NOISE_SCHEDULE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""What of a scheduler's settings decides about its noise levels."""
 
 
 class Consistency:
@@ -14,18 +24,19 @@ class Consistency:
 
     Args:
         config: of the teacher's scheduler; prediction_type "epsilon", "v_prediction" or "sample".
-        grid: DDIM timesteps of the solver, of which one step is skipped at a time. 50 in the paper.
+        grid: DDIM timesteps of the solver, of which one step is skipped at a time.
 
     Raises:
-        ValueError: another prediction type.
+        ValueError: another prediction type, or "epsilon" with rescale_betas_zero_snr.
     """
 
-    def __init__(self, config: FrozenDict | dict, grid: int = 50, device: torch.device | str = "cpu"):
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-        self.config = {name: config[name] for name in names if config.get(name) is not None}
+    def __init__(self, config: FrozenDict | dict, grid: int = GRID, device: torch.device | str = "cpu"):
+        self.config = {name: config[name] for name in NOISE_SCHEDULE if config.get(name) is not None}
         self.config["prediction_type"] = config["prediction_type"]
         if config["prediction_type"] not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"a teacher that predicts {config['prediction_type']!r} cannot be distilled here")
+        if config["prediction_type"] == "epsilon" and config.get("rescale_betas_zero_snr"):
+            raise ValueError("a teacher that predicts noise where there is nothing else says nothing of x0 there")
         self.alphas_cumprod = DDPMScheduler.from_config(self.config).alphas_cumprod.to(device)
         self.k = len(self.alphas_cumprod) // grid
         self.timesteps = torch.arange(1, grid + 1, device=device) * self.k - 1

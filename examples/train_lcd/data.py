@@ -39,7 +39,7 @@ class Captioned:
 def prepare(pipe, source: str, limit: int | None) -> Captioned:
     """Encode "emoji", or a folder with images and a metadata.jsonl of {"file_name", "text"} lines.
 
-    SystemExit: the folder has no such file, or an image is missing.
+    SystemExit: the folder has no such file or no image in it, a line is none of these, or an image is missing.
     """
     images, prompts = _emoji(limit) if source == "emoji" else _folder(Path(source), limit)
     latents = torch.cat([encode(pipe, chunk.to(pipe.device)).cpu() for chunk in _batches(pipe, images)])
@@ -53,7 +53,7 @@ def prepare(pipe, source: str, limit: int | None) -> Captioned:
 def encode(pipe, images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] to latents as the denoiser wants them."""
     encoded = pipe.vae.encode((images * 2 - 1).to(pipe.vae.dtype))
-    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.sample()
+    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
     return latents * pipe.vae.config.scaling_factor
 
 
@@ -72,9 +72,19 @@ def _folder(folder: Path, limit: int | None) -> tuple[list[Tensor], list[str]]:
     listing = folder / "metadata.jsonl"
     if not listing.is_file():
         raise SystemExit(f"{folder} has no metadata.jsonl: give a folder with one line of file_name and text per image")
-    entries = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()][:limit]
-    images = [pil_to_tensor(Image.open(folder / entry["file_name"]).convert("RGB")) / 255 for entry in entries]
-    return images, [entry["text"] for entry in entries]
+    images, prompts = [], []
+    for line in [line for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()][:limit]:
+        try:
+            entry = json.loads(line)
+            prompts.append(str(entry["text"]))
+            images.append(pil_to_tensor(Image.open(folder / entry["file_name"]).convert("RGB")) / 255)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SystemExit(f"{listing}: {line!r} is no line with a file_name and a text") from error
+        except OSError as error:
+            raise SystemExit(f"{listing}: {line!r}: the image cannot be read: {error}") from error
+    if not images:
+        raise SystemExit(f"{listing} names no image")
+    return images, prompts
 
 
 def _batches(pipe, images: list[Tensor]):

@@ -19,17 +19,24 @@ import torch
 from data import encode
 from export import student_pipeline
 from measure import Measure, table
+from networks import UPDATE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
+from diffguide.eval.bootstrap import FEWEST
+from diffguide.eval.contents import content_hash
 from diffguide.eval.references import load_reference, reference_captions
 from diffguide.guidance import ClipReward, RewardEnsemble, RewardGuidance
 from diffguide.pipelines import best_of_n, guide, load_pipeline, load_reward
+from diffguide.pipelines.files import whole
 
 Arm = Callable[[list[str], list[int]], Tensor]
 MODEL, TEACHER, REWARD, JUDGE, REFERENCE = "emoji-lcm", "emoji-sd", "emoji-clip", "emoji-judge", "emoji"
+FIRST, LATENT, ENSEMBLE = "lcm", "latent reward", "ensemble"
+OWN = (LATENT, ENSEMBLE, "best of ", "reward ", "teacher, ")
+"""How the names of arms begin that no student may have."""
 
 
 def main() -> None:
@@ -40,7 +47,7 @@ def main() -> None:
     measure = Measure(load_reward(REWARD), load_reward(JUDGE), args.extractor, REFERENCE, prompts)
     results, seconds = {}, {}
     for name, arm in arms(args).items():
-        file = args.output / f"{name.replace(' ', '-')}-{args.steps}-{args.guidance_scale:g}-{args.seed}.safetensors"
+        file = args.output / file_name(args, name)
         images, seconds[name] = sampled(arm, prompts, seeds, args.batch_size, file)
         results[name] = measure(images)
         to_pil_image(make_grid(images[:16], 8, padding=0)).save(file.with_suffix(".png"))
@@ -60,8 +67,21 @@ def sampled(arm: Arm, prompts: list[str], seeds: list[int], size: int, file: Pat
     for i in range(0, len(prompts), size):
         parts.append(arm(prompts[i : i + size], seeds[i : i + size]).cpu().mul(255).round().clamp(0, 255).byte())
     seconds = (time.perf_counter() - began) / len(prompts)
-    save_file({"images": torch.cat(parts), "seconds": torch.tensor(seconds)}, file)
+    with whole(file) as temporary:
+        save_file({"images": torch.cat(parts), "seconds": torch.tensor(seconds)}, temporary)
     return torch.cat(parts).float() / 255, seconds
+
+
+def file_name(args: argparse.Namespace, name: str) -> str:
+    """What the images of an arm are kept as: its name, and what else they depend on, of folders the content."""
+    parts = [name.replace(" ", "-"), args.steps, f"{args.guidance_scale:g}", args.seed]
+    folders = dict(item.split("=", 1) for item in args.students)
+    if name in folders:
+        weights = [Path(folders[name]) / part for part in (UPDATE, "unet")]
+        parts += [content_hash(path) for path in weights if path.exists()]
+    elif name.startswith((LATENT, ENSEMBLE)):
+        parts += [f"{args.strengths[-1]:g}", *map(content_hash, map(Path, args.latent_rewards))]
+    return "-".join(map(str, parts)) + ".safetensors"
 
 
 def plan(count: int, seed: int) -> tuple[list[str], list[int]]:
@@ -87,7 +107,16 @@ def arguments() -> argparse.Namespace:
     add("--extractor", default="inception", help="of fd, precision and recall (default inception)")
     add("--seed", type=int, default=0)
     add("--output", type=Path, required=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.num_images < FEWEST:
+        parser.error(f"--num-images is at least {FEWEST}, below which there is no interval")
+    names = [item.partition("=")[0] for item in args.students]
+    own = [name for name in names if name == FIRST or name.startswith(OWN) or names.count(name) > 1]
+    if own or not all("=" in item for item in args.students):
+        parser.error(
+            f"--students takes NAME=FOLDER, each NAME once and none of an arm here, not {' '.join(args.students)}"
+        )
+    return args
 
 
 def arms(args: argparse.Namespace) -> dict[str, Arm]:
@@ -117,7 +146,7 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
 
         return lambda prompts, seeds: torch.stack([one(*pair) for pair in zip(prompts, seeds)])
 
-    found: dict[str, Arm] = {"lcm": plain(pipe)}
+    found: dict[str, Arm] = {FIRST: plain(pipe)}
     found |= {f"best of {n}": best(n) for n in args.best_of}
     for strength in args.strengths:
         found[f"reward {strength:g}"] = guided(RewardGuidance(reward, strength))
@@ -127,11 +156,11 @@ def arms(args: argparse.Namespace) -> dict[str, Arm]:
     known = _known_latents(pipe) if args.latent_rewards else ()
     members = [ClipReward.from_pretrained(path, name=Path(path).name) for path in args.latent_rewards]
     if members:
-        found["latent reward"] = guided(RewardGuidance(members[0], args.strengths[-1]))
+        found[LATENT] = guided(RewardGuidance(members[0], args.strengths[-1]))
     for combine in ("mean", "worst", "uncertainty") if len(members) > 1 else ():
         ensemble = RewardEnsemble(members, combine)
         ensemble.calibrate(*known)
-        found[f"ensemble {combine}"] = guided(RewardGuidance(ensemble, args.strengths[-1]))
+        found[f"{ENSEMBLE} {combine}"] = guided(RewardGuidance(ensemble, args.strengths[-1]))
     teacher = load_pipeline(TEACHER, progress_bar=False)
     more = {"num_inference_steps": 25}
     found["teacher, 25 steps"] = lambda prompts, seeds: teacher(prompts, generator=noise(seeds), **(call | more)).images

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from consistency import NOISE_SCHEDULE
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
 from networks import UPDATE, Student
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from diffguide.pipelines.low_rank import merge
 
 def scheduler_like(config: dict) -> LCMScheduler:
     """The consistency sampler on the teacher's noise schedule; steps_offset=1 is what its pipeline expects."""
-    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+    names = [name for name in (*NOISE_SCHEDULE, "prediction_type") if config.get(name) is not None]
     return LCMScheduler(**{name: config[name] for name in names}, original_inference_steps=50, steps_offset=1)
 
 

@@ -17,6 +17,9 @@ from torch import nn
 sys.path.insert(1, str(Path(__file__).parents[1]))
 import checkpointing
 
+ANY_TIME = ("output", "steps", "log_every", "save_minutes")
+"""Options that a training may go on with others of: it may be made longer."""
+
 
 class State:
     """What the checkpoint holds beside what accelerate knows: the step, and the moving averages."""
@@ -42,8 +45,8 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "log.jsonl"
         if self.file.exists():  # what came after the checkpoint is done again
-            lines = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self.file.write_text("".join(f"{line}\n" for line in lines))
+            whole = [line for line in self.file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -96,6 +99,7 @@ def run(
         accelerator.register_for_checkpointing(beside)
     checkpoint = args.output / "checkpoint"
     checkpointing.recover(accelerator, checkpoint)
+    checkpointing.check_options(accelerator, args.output, {k: v for k, v in vars(args).items() if k not in ANY_TIME})
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"going on from step {state.step}", flush=True)
@@ -108,18 +112,22 @@ def run(
         if beside is not None and accelerator.num_processes > 1:  # the student's are averaged by its wrapper
             for parameter in (p for p in beside.parameters() if p.grad is not None):
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
-        accelerator.clip_grad_norm_([p for group in groups for p in group["params"]], args.max_grad_norm)
+        for group in groups:  # each by itself: the proxy's gradient is no measure of the student's
+            accelerator.clip_grad_norm_(group["params"], args.max_grad_norm)
+        rate = schedule.get_last_lr()[0]
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         student.average(args.ema)
         state.step += 1
         if log:
-            log.add(state.step, logged, schedule.get_last_lr()[0])
+            log.add(state.step, logged, rate)
         due = checkpointing.agreed(accelerator, time.monotonic() - saved > 60 * args.save_minutes)
         if due or state.step == args.steps:
             checkpointing.save(accelerator, checkpoint)
             if accelerator.is_main_process:
                 student.save(args.output)
             saved = time.monotonic()
+    if accelerator.is_main_process:  # again, should a kill have come between the checkpoint and what is made of it
+        student.save(args.output)
     accelerator.end_training()

@@ -14,7 +14,7 @@ from diffguide.eval.networks import Networks
 
 COLUMNS = {
     "reward": ("optimised reward", 4),
-    "judge": ("judge's CLIPScore", 4),
+    "judge": ("judge's cosine", 4),
     "fd": ("FD", 2),
     "high_frequency": ("high frequencies", 4),
     "saturation": ("saturation", 4),

@@ -1,10 +1,10 @@
 """One UNet as teacher, student, moving target and reference; low-rank updates, or a copy of all weights."""
 
-from operator import gt
 from pathlib import Path
 
 import torch
-from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,7 +24,9 @@ class Student(nn.Module):
 
     def __init__(self, teacher: UNet2DConditionModel, rank: int):
         super().__init__()
-        config = dict(teacher.config) | {"time_cond_proj_dim": GUIDANCE_EMBEDDING}
+        # without the list of what an older file left to its defaults, which would win over what is set here
+        config = {name: value for name, value in teacher.config.items() if name != "_use_default_values"}
+        config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
         unet = UNet2DConditionModel.from_config(config)
         missing, unexpected = unet.load_state_dict(teacher.state_dict(), strict=False)
         if unexpected or set(missing) - {"time_embedding.cond_proj.weight"}:
@@ -63,9 +65,8 @@ class Student(nn.Module):
         role: "student", "target" (the moving average) or "reference" (what `freeze_reference` kept).
         """
         parts = {"student": list(self.trained), "target": self.moving, "reference": self.reference}[role]
-        # diffusers has the embedding as a method of its pipeline, of which it uses nothing
-        embedded = LatentConsistencyModelPipeline.get_guidance_scale_embedding(self, scale - 1, GUIDANCE_EMBEDDING)
-        kwargs = {"timestep_cond": embedded.to(z.device), "return_dict": False}
+        # as LatentConsistencyModelPipeline has it, on the device of the scale
+        kwargs = {"timestep_cond": get_timestep_embedding(1000 * (scale - 1), GUIDANCE_EMBEDDING), "return_dict": False}
         return functional_call(self.unet, self.weights(parts), (z, timestep, text), kwargs)[0]
 
     @torch.no_grad()
@@ -104,9 +105,14 @@ class Student(nn.Module):
             keys = [f"unet.{name.removesuffix('.weight')}.lora_{part}.weight" for name in self.names for part in "AB"]
         else:
             saved, keys = UNet2DConditionModel.from_pretrained(file).state_dict(), self.names
-        for key, part, moving in zip(keys, self.trained, self.moving):
+        if saved.keys() != set(keys):
+            raise SystemExit(f"{folder} holds a student of another network than the teacher's")
+        for i, (key, part, moving) in enumerate(zip(keys, self.trained, self.moving)):
             value = saved[key].flatten(1) if self.rank else saved[key]
-            if any(map(gt, value.shape, part.shape)):
+            along = i % 2 if self.rank else None  # A is (rank, in), B (out, rank)
+            if any(n != size for j, (n, size) in enumerate(zip(value.shape, part.shape)) if j != along):
+                raise SystemExit(f"{folder} holds a student of another network than the teacher's")
+            if value.numel() > part.numel():
                 raise SystemExit(f"{folder} holds a student of another rank: give it as --rank")
             part[tuple(map(slice, value.shape))] = value
             moving.copy_(part)

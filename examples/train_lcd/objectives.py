@@ -100,8 +100,8 @@ class RewardConsistency:
             x0 = f.function(forward(z, t, batch.text, scale).float(), z, t)
             if i + 1 == len(timesteps):
                 break
-            with torch.no_grad():
-                reference = f.function(self.student(z, t, batch.text, scale, role="reference").float(), z, t)
+            # its weights are frozen, but what it says moves with z, which is the student's doing
+            reference = f.function(self.student(z, t, batch.text, scale, role="reference").float(), z, t)
             signal, level = f.level(timesteps[i + 1].view(1))
             moved = (x0 - reference).flatten(1).square()
             moved = moved.mean(1) if self.per_dimension else moved.sum(1)

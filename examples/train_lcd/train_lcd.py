@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from consistency import Consistency
+from consistency import GRID, Consistency
 from data import Captioned, decode, prepare
 from latent_reward import LatentReward, pretrain
 from loop import run
@@ -24,6 +24,7 @@ from objectives import Batch, Distillation, RewardConsistency
 from diffguide.guidance.divergence import DIVERGENCES
 from diffguide.pipelines import load_pipeline, load_reward
 from diffguide.pipelines.embedded import EMBEDDED, MODELS
+from diffguide.pipelines.errors import UserError, one_line
 
 
 def arguments() -> argparse.Namespace:
@@ -67,14 +68,27 @@ def arguments() -> argparse.Namespace:
         parser.error("--latent-reward is a proxy of a reward: name it with --reward")
     if args.latent_reward and args.objective == "rocm":
         parser.error("--latent-reward belongs to --objective lcd")
+    if not 2 <= args.rollout_steps <= GRID:
+        parser.error(f"--rollout-steps is from 2, as there is no divergence in the last step, to {GRID}")
+    if args.student and args.student.resolve() == args.output.resolve():
+        parser.error("--output is the student to begin with: give another folder")
     return args
 
 
 def main() -> None:
+    """The program. SystemExit, with one line, for a mistake of the user."""
+    try:
+        train(arguments())
+    except UserError as error:
+        raise SystemExit(f"train_lcd.py: error: {one_line(error)}") from error
+
+
+def train(args: argparse.Namespace) -> None:
     """Prepare the data, then train."""
-    args = arguments()
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     pipe = load_pipeline(args.teacher, device=str(accelerator.device), dtype="float32")
+    if not {"vae", "text_encoder", "unet"} <= pipe.components.keys():
+        raise UserError(f"{args.teacher!r} is a {type(pipe).__name__}: a teacher has a UNet, a VAE and a text encoder")
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.requires_grad_(False).eval()
     data = prepare(pipe, args.data, args.limit)

@@ -40,6 +40,35 @@ def test_arms_draw_the_same_prompts_from_the_same_noise(trainer, trained, tmp_pa
     assert score(made["reward 0.3"], prompts).mean() > score(made["lcm"], prompts).mean()
 
 
+def test_images_are_kept_by_all_that_they_depend_on(trainer, tmp_path, monkeypatch, capsys):
+    evidence = trainer("evidence")
+
+    def asked(*words):
+        monkeypatch.setattr("sys.argv", ["evidence.py", "--output", str(tmp_path), *map(str, words)])
+        return evidence.arguments()
+
+    weights = tmp_path / "student" / evidence.UPDATE
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    args, name = asked("--students", f"mine={weights.parent}", "--latent-rewards", weights.parent), evidence.file_name
+    assert name(args, "reward 0.3") == "reward-0.3-4-4-0.safetensors"
+    before = [name(args, arm) for arm in ("mine", "latent reward", "ensemble mean")]
+    assert before == [name(args, arm) for arm in ("mine", "latent reward", "ensemble mean")]
+    weights.write_bytes(b"two")
+    assert not {name(args, arm) for arm in ("mine", "latent reward", "ensemble mean")} & set(before)
+    args.strengths = [0.1, 1.0]
+    assert name(args, "latent reward") not in before
+    for words, message in (
+        (["--students", "lcm=x"], "none of an arm here, not lcm=x"),
+        (["--students", "a=x", "a=y"], "each NAME once"),
+        (["--students", "x"], "takes NAME=FOLDER"),
+        (["--num-images", 7], "at least 8, below which there is no interval"),
+    ):
+        with pytest.raises(SystemExit):
+            asked(*words)
+        assert message in capsys.readouterr().err
+
+
 def test_high_frequencies(trainer):
     high_frequency = trainer("measure").high_frequency
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,6 +139,114 @@ def test_the_divergence_is_zero_at_the_reference_and_finite_in_gradient(trainer,
     assert rewards[-1] > rewards[0]
 
 
+def test_the_gradient_of_rocm_goes_through_what_the_reference_says(trainer, tiny_sd):
+    """Of the divergences of a trajectory, along a direction, against finite differences."""
+    networks, objectives, consistency = map(trainer, ("networks", "objectives", "consistency"))
+    from diffguide.guidance.divergence import DIVERGENCES
+
+    torch.manual_seed(0)
+    student = networks.Student(UNet2DConditionModel.from_pretrained(tiny_sd, subfolder="unet"), 4)
+    student.freeze_reference()
+    with torch.no_grad():
+        for up in student.trained[1::2]:
+            up.add_(0.02 * torch.randn_like(up))
+    batch = objectives.Batch(torch.zeros(2, 16, 8, 8), torch.randn(2, 20, 32), torch.zeros(1, 20, 32), ["a", "b"])
+    function = consistency.Consistency(CONFIG | {"prediction_type": "v_prediction"})
+    nothing = lambda x0, prompts: 0 * x0.flatten(1).mean(1)  # noqa: E731
+    objective = objectives.RewardConsistency(student, function, nothing, DIVERGENCES["kl"], steps=6)
+    direction = [torch.randn_like(part) for part in student.trained]
+
+    def moved(by):
+        with torch.no_grad():
+            for part, along in zip(student.trained, direction):
+                part.add_(by * along)
+        return objective(student, batch, torch.Generator().manual_seed(3))[0]
+
+    moved(0.0).backward()
+    slope = sum(float((part.grad * along).sum()) for part, along in zip(student.trained, direction))
+    above = float(moved(1e-3).detach())
+    assert slope == pytest.approx((above - float(moved(-2e-3).detach())) / 2e-3, rel=0.03)
+    assert all(part.grad is None for part in student.reference)
+
+
+@pytest.mark.parametrize("objective", ["lcd", "rocm"])
+def test_everything_of_a_step_is_on_the_device(trainer, tiny_sd, objective):
+    """The device is one without memory, which mixes with others as little as a GPU does."""
+    networks, objectives, consistency = map(trainer, ("networks", "objectives", "consistency"))
+    from diffguide.guidance.divergence import DIVERGENCES
+
+    meta = torch.device("meta")
+    student = networks.Student(UNet2DConditionModel.from_pretrained(tiny_sd, subfolder="unet"), 4).move_to(meta)
+    student.freeze_reference()
+    function = consistency.Consistency(CONFIG | {"prediction_type": "epsilon"}, device=meta)
+    tensors = (torch.zeros(shape, device=meta) for shape in ((2, 16, 8, 8), (2, 20, 32), (1, 20, 32)))
+    batch, reward = objectives.Batch(*tensors, ["a", "b"]), lambda x0, prompts: x0.flatten(1).mean(1)
+    if objective == "lcd":
+        objective = objectives.Distillation(student, function, reward=reward)
+    else:
+        objective = objectives.RewardConsistency(student, function, reward, DIVERGENCES["kl"])
+    loss, logged, _ = objective(student, batch, torch.Generator().manual_seed(1))
+    loss.backward()
+    assert {value.device for value in (loss, *logged.values())} == {meta}
+
+
+def test_a_unet_whose_file_is_older_than_the_embedding_of_the_scale(trainer, tiny_sd, tmp_path):
+    shutil.copytree(tiny_sd / "unet", tmp_path / "unet")
+    config = json.loads((tmp_path / "unet" / "config.json").read_text())
+    del config["time_cond_proj_dim"]
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    student = trainer("networks").Student(UNet2DConditionModel.from_pretrained(tmp_path / "unet"), 4)
+    assert student.unet.config.time_cond_proj_dim == 256
+
+
+def test_a_noise_schedule_is_the_teachers_own(trainer):
+    consistency, scheduler_like = trainer("consistency"), trainer("export").scheduler_like
+    for more in ({"rescale_betas_zero_snr": True}, {"trained_betas": torch.linspace(1e-4, 0.03, 1000).tolist()}):
+        config = CONFIG | {"prediction_type": "v_prediction"} | more
+        theirs = DDIMScheduler.from_config(config).alphas_cumprod
+        torch.testing.assert_close(consistency.Consistency(config).alphas_cumprod, theirs)
+        torch.testing.assert_close(scheduler_like(config).alphas_cumprod, theirs)
+    with pytest.raises(ValueError, match="says nothing of x0"):
+        consistency.Consistency(CONFIG | {"prediction_type": "epsilon", "rescale_betas_zero_snr": True})
+
+
+def test_a_student_that_a_kill_left_unwritten_is_written(trainer, train, tmp_path, monkeypatch):
+    train(tmp_path / "whole")
+    save, calls = trainer("networks").Student.save, []
+
+    def killed(student, folder):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        save(student, folder)
+
+    monkeypatch.setattr(trainer("networks").Student, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed")
+    log = tmp_path / "killed" / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 5, "lo')  # torn as well
+    train(tmp_path / "killed")
+    name = "pytorch_lora_weights.safetensors"
+    whole, resumed = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_training_goes_on_with_its_own_options_alone(trainer, train, tmp_path):
+    train(tmp_path / "run", "--ema", 0.9, steps=1)
+    assert len(train(tmp_path / "run", "--ema", 0.9, "--log-every", 1, steps=2)) == 2
+    with pytest.raises(SystemExit, match=r"holds a training with --ema 0\.9, not 0\.8"):
+        train(tmp_path / "run", "--ema", 0.8, steps=3)
+
+
+def test_encoded_latents_are_no_draw(trainer, tiny_sd):
+    from diffusers import AutoencoderKL
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd)
+    pipe.vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=16)
+    encode, images = trainer("data").encode, torch.rand(1, 3, 16, 16)
+    assert torch.equal(encode(pipe, images), encode(pipe, images))
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(trainer, train, tmp_path):
     train(tmp_path / "whole")
     loop = trainer("loop")
@@ -182,6 +291,12 @@ def test_what_is_saved_is_the_moving_average_and_loads_as_a_pipeline(trainer, tr
         assert image.isfinite().all()
     with pytest.raises(SystemExit, match="rank"):
         trainer("networks").Student(base, 2).load(tmp_path / "4")
+    layers = {"block_out_channels": (64, 128)}, {"layers_per_block": 2}
+    for rank in (4, 0):
+        for changed in layers:
+            other = UNet2DConditionModel.from_config({**base.config, **changed})
+            with pytest.raises(SystemExit, match="of another network than the teacher's"):
+                trainer("networks").Student(other, rank).load(tmp_path / str(rank))
     with pytest.raises(SystemExit, match="missing"):
         student.load(tmp_path / "nothing")
 
@@ -261,9 +376,28 @@ def test_the_proxy_is_taught_without_a_gradient_into_the_student(trainer, tiny_s
         (["--objective", "rocm", "--reward", "clip"], "needs --student"),
         (["--latent-reward"], "name it with --reward"),
         (["--data", "nothing-here"], "metadata.jsonl"),
+        (["--rollout-steps", "1"], "from 2, as there is no divergence in the last step, to 50"),
+        (["--student", "{out}"], "--output is the student to begin with"),
+        (["--teacher", "emoji-flow"], "'emoji-flow' is a StableDiffusion3Pipeline: a teacher has a UNet"),
+        (["--teacher", "no-such-teacher"], "no-such-teacher"),
     ],
 )
 def test_mistakes_are_named(train, tmp_path, options, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        train(tmp_path / "out", *options)
+        train(tmp_path / "out", *(option.format(out=tmp_path / "out") for option in options))
     assert message in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "red.png"}', "no line with a file_name and a text"),
+        ('{"file_name": "red', "no line with a file_name and a text"),
+        ('{"file_name": "gone.png", "text": "gone"}', "the image cannot be read"),
+        ("", "names no image"),
+    ],
+)
+def test_mistakes_in_a_listing_are_named(train, images, tmp_path, line, message):
+    (images / "metadata.jsonl").write_text(line)
+    with pytest.raises(SystemExit, match=message):
+        train(tmp_path / "out")

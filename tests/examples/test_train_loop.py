@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 TRAINER = Path(__file__).parents[2] / "examples" / "train_lcd"
 SCRIPT = """
@@ -73,6 +75,51 @@ def test_processes_keep_the_same_weights_and_save_together(train, tmp_path):
     assert first == second
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_the_random_numbers_of_a_step_are_two_streams(monkeypatch):
+    monkeypatch.syspath_prepend(str(TRAINER.parent))
+    import checkpointing
+
+    streams = {}
+    for step in (1, 0, 1):
+        own = torch.rand(4, generator=checkpointing.generator_of(7, step, 0))
+        assert torch.equal(streams.setdefault(step, torch.stack([own, torch.rand(4)])), streams[step])
+    assert len(torch.cat([*streams.values()]).flatten().unique()) == 16
+
+
+def test_the_loop_of_the_embedded_models_keeps_to_its_device(tmp_path, monkeypatch):
+    """Of one without memory, which mixes with others as little as a GPU does."""
+    monkeypatch.syspath_prepend(str(TRAINER.parent / "train_emoji"))
+    sys.modules.pop("loop", None)
+    import loop
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    class Elsewhere(Accelerator):
+        device = torch.device("meta")
+
+    made, adamw = [], torch.optim.AdamW
+    monkeypatch.setattr(loop, "Accelerator", Elsewhere)
+    monkeypatch.setattr(loop, "precision", lambda: "no")
+    monkeypatch.setattr(loop.checkpointing, "save", lambda *given: None)
+    monkeypatch.setattr(loop.Progress, "update", lambda progress, loss, accelerator: setattr(progress, "step", 2))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda given, fused, **options: adamw(given, **options))
+    for name in ("store", "restore"):
+        monkeypatch.setattr(loop.EMAModel, name, lambda ema, parameters: None)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        objective = torch.nn.Linear(4, 1)
+        objective.forward = lambda x: (objective.weight * x).sum()
+        options = {"steps": 2, "learning_rate": 0.1, "decay": 0.2, "save_minutes": 9, "batch_size": 2, "seed": 0}
+        args = SimpleNamespace(**options, output=tmp_path)
+        batch = lambda generator: {"x": torch.randn(2, 4, generator=generator)}  # noqa: E731
+        loop.train(objective, batch, args, lambda done: made.append(done.weight.device.type))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+        AcceleratorState._reset_state(True)
+        sys.modules.pop("loop", None)
+    assert made == ["meta", "meta"]
 
 
 def test_what_a_kill_between_two_names_leaves_is_found(tmp_path, monkeypatch):
