@@ -155,8 +155,8 @@ HOLDS, FAILS, UNDECIDED = VERDICTS = ("holds", "does not hold", "undecided")
 def verdict(sign: int, low: float | None, high: float | None) -> str:
     """Of a statement, from its interval: holds where all of it is on the side that is said, not where none of it is.
 
-    sign: of the side. low, high: None for too few images.
+    sign: of the side. low, high: None, or no number, for too few images.
     """
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None or not (low > 0 or high < 0):
         return UNDECIDED
     return HOLDS if (low > 0) == (sign > 0) else FAILS

@@ -34,11 +34,15 @@ It **{HOLDS}** where the whole {LEVEL:.0%} interval of that difference lies on t
 **{FAILS}** where the whole interval lies on the other side, and is **{UNDECIDED}** where the interval contains 0.
 Precision and recall have no interval, and nothing is said of them.
 
-FID of few images is too large. That cancels in a difference of two cells, but not where a cell may be worse by a share
-of another: such statements are about FID **without bias**, to first order (the jackknife's)."""
+FID of few images is too large. That cancels in a difference of two cells as far as their images vary alike, but not
+where a cell may be worse by a share of another: such statements are about FID **without bias**, to first order (the
+jackknife's)."""
 
 
 MATCHED = "At equal effective scale:"
+INTERPOLATED = """A rule without a cell at just that effective scale is read off the straight line between those next to
+it. FID bends upwards along the scale, so that the line is above it: a rule is better than it looks here. The intervals
+are of the samples alone."""
 WITHOUT_NUMBERS = "## Without numbers"
 GALLERY = f"""{WITHOUT_NUMBERS}
 
@@ -55,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder for results.md and results/*.png")
     args = parser.parse_args(argv)
     try:
-        record = read_json(args.runs / "results.json")
-        evidence = read_json(args.evidence) if args.evidence else None
+        record = read_record(args.runs / "results.json", "parts", "claims", "tuned")
+        evidence = read_record(args.evidence, "arguments", "arms") if args.evidence else None
     except UserError as error:
         print(f"page.py: error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -83,6 +87,16 @@ def main(argv: list[str] | None = None) -> int:
     blocks.append("## Limits\n\n" + "\n".join(f"- {line}" for line in LIMITS))
     path.write_text("\n\n".join(filter(None, blocks)) + "\n", encoding="utf-8")
     return 0
+
+
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """A record with these keys. UserError: it cannot be read, or is another one."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not set(keys) <= record.keys():
+        raise UserError(
+            f"{str(path)!r} has no {', '.join(keys)}: give what run.py, or with --evidence evidence.py, wrote"
+        )
+    return record
 
 
 def row(name: str, title: str, verdicts: list[str]) -> str:
@@ -128,7 +142,7 @@ def section(
             lines.append(f"![{chart.metric} along {chart.along}, {known[chart.part]['model']}](results/{file})")
     if claim.matched:
         equal = matched(parts[claim.matched]) if claim.matched in parts else table_after(MATCHED, earlier)
-        lines += [f"{MATCHED}\n\n{equal}"] * bool(equal)
+        lines += [f"{MATCHED}\n\n{equal}", INTERPOLATED] * bool(equal)
     if claim.left_out:
         lines.append(f"Not measured: {claim.left_out}")
     return "\n\n".join(lines)

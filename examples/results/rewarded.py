@@ -24,22 +24,22 @@ STATEMENTS = (
     ("the reward's gradient raises the judge's score", "reward 0.3", "judge", 1),
     ("the reward's gradient adds high frequencies", "reward 0.3", "high_frequency", 1),
     ("with a bound on KL it raises the judge's score", "reward 0.3, KL 0.02", "judge", 1),
-    ("with a bound on KL it has less FID", "reward 0.3, KL 0.02", "fd", -1),
+    ("with a bound on KL it has less {fd}", "reward 0.3, KL 0.02", "fd", -1),
     ("RG-LCD raises the judge's score", "rg-lcd", "judge", 1),
     ("RG-LCD adds high frequencies", "rg-lcd", "high_frequency", 1),
     ("RG-LCD by a latent proxy raises the judge's score", "rg-lcd-proxy", "judge", 1),
     ("RG-LCD by a latent proxy adds high frequencies", "rg-lcd-proxy", "high_frequency", 1),
     ("ROCM (KL) raises the judge's score", "rocm-kl", "judge", 1),
-    ("ROCM (KL) has less FID", "rocm-kl", "fd", -1),
+    ("ROCM (KL) has less {fd}", "rocm-kl", "fd", -1),
 )
-"""In words; the arm; the metric; 1 for more, -1 for less than plain emoji-lcm."""
+"""In words, {fd} being the Frechet distance; the arm; the metric; 1 for more, -1 for less than plain emoji-lcm."""
 
 DIGITS = {"reward": 4, "judge": 4, "fd": 2, "high_frequency": 4}
 """The metrics of the table, and digits after the point."""
 
-ABOUT = """emoji-lcm and what was trained from it, in 4 evaluations. The reward is the cosine of emoji-clip, which the
-arms see; the judge is emoji-judge, which none of them does. Each interval is that of the difference to plain emoji-lcm.
-The trained arms had from 50 to 150 steps of 16 images; `examples/train_lcd/README.md` has their trainings."""
+ABOUT = """The reward is the cosine of emoji-clip, which the arms see; the judge is emoji-judge, which no arm sees.
+Each interval is that of the difference to plain emoji-lcm. `examples/train_lcd/README.md` has the trainings, which were
+short."""
 
 
 def statements(evidence: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,6 +48,7 @@ def statements(evidence: dict[str, Any]) -> list[dict[str, Any]]:
     for says, arm, metric, sign in STATEMENTS:
         if arm in evidence["arms"]:
             value, low, high = evidence["arms"][arm][metric]["difference"]
+            says = says.format(fd=distance(evidence["arguments"]["extractor"]))
             said.append({"says": says, "metric": metric, "value": value, "verdict": verdict(sign, low, high)})
             said[-1] |= {"low": low, "high": high}
     return said
@@ -58,12 +59,18 @@ def section(evidence: dict[str, Any]) -> str:
     given = evidence["arguments"]
     lines = [f'## <a id="{NAME}"></a>{TITLE}', "Published:\n\n" + "\n".join(f"- {line}" for line in PUBLISHED)]
     rows = [[one["says"], _interval(one), one["verdict"]] for one in statements(evidence)]
-    lines.append(f"Measured, n = {given['num_images']}, seed {given['seed']}. {ABOUT}")
+    measured = f"n = {given['num_images']}, seed {given['seed']}: emoji-lcm and what was trained from it, in"
+    lines.append(f"Measured, {measured} {given['steps']} evaluations at a scale of {given['guidance_scale']}. {ABOUT}")
     lines.append(table(["statement", f"difference [{LEVEL:.0%} interval]", "verdict"], rows))
-    heads = ["", "reward", "judge", f"FD, {given['extractor']}", "high frequencies", "precision", "recall", "s/image"]
+    heads = ["", "reward", "judge", distance(given["extractor"]), "high frequencies", "precision", "recall", "s/image"]
     rows = [_row(name, arm) for name, arm in evidence["arms"].items()]
     lines.append(f"<details><summary>{len(rows)} arms</summary>\n\n{table(heads, rows)}\n\n</details>")
     return "\n\n".join([*lines, f"    {command(given)}"])
+
+
+def distance(extractor: str) -> str:
+    """What the Frechet distance of a network's features is called."""
+    return "FID" if extractor == "inception" else f"FD, {extractor}"
 
 
 def command(given: dict[str, str]) -> str:

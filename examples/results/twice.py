@@ -15,8 +15,8 @@ from diffguide.eval.columns import COLUMNS, COMPUTED, number
 
 HEADING = "## Sampled twice"
 ABOUT = f"""Cells of two comparisons that have no seed in common: the differences that statements are about, and where
-both have as many images, the values. Two such samples are to be no farther apart than the intervals on this page allow
-in {LEVEL:.0%} of all cases"""
+both have as many images, the values. By the intervals on this page, two such samples are apart by what is allowed here
+or less in {LEVEL:.0%} of all cases; in somewhat fewer where a scale was chosen on one of them, which flatters it"""
 HEADS = ("", "metric", "here", "there", "apart", "allowed", "inside")
 Cells = Mapping[Setting, Mapping[str, Any]]
 """Of each cell its metrics."""
@@ -41,7 +41,7 @@ def section(parts: Mapping[str, str], statements: Mapping[str, str]) -> str:
     if not rows:
         return ""
     inside = sum(row[-1] == "yes" for row in rows)
-    return "\n\n".join([HEADING, f"{ABOUT}; {inside} of {len(rows)} are not.", table(HEADS, rows)])
+    return "\n\n".join([HEADING, f"{ABOUT}: {inside} of {len(rows)} are inside.", table(HEADS, rows)])
 
 
 def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -201,12 +201,18 @@ def test_what_rewards_do_is_read_from_the_evidence(tool):
     change = {"value": 0.8, "difference": [0.01, 0.002, 0.02]}
     arm = dict.fromkeys(("reward", "judge", "fd", "high_frequency"), change) | {"precision": 0.4, "recall": 0.6}
     given = {"num_images": "128", "students": "['rg-lcd=runs/rg', 'b=c']", "seed": "0", "extractor": "inception"}
+    given |= {"steps": "4", "guidance_scale": "4.0"}
     evidence = {"arguments": given, "arms": {"lcm": arm | {"seconds": 0.4}, "rocm-kl": arm | {"seconds": 0.4}}}
     rewarded = tool("rewarded")
     assert [one["verdict"] for one in rewarded.statements(evidence)] == ["holds", "does not hold"]  # judge; FID
     text = rewarded.section(evidence)
     assert "| ROCM (KL) raises the judge's score | 0.0100 [0.0020, 0.0200] | holds |" in text
     assert "evidence.py --num-images 128 --students rg-lcd=runs/rg b=c --seed 0 --extractor inception" in text
+    assert "n = 128, seed 0: emoji-lcm and what was trained from it, in 4 evaluations at a scale of 4.0." in text
+    assert "| ROCM (KL) has less FID | 0.01 [0.00, 0.02] | does not hold |" in text
+    given["extractor"], change["difference"] = "efficientnet-lite0", [0.01, float("nan"), float("nan")]
+    assert [one["verdict"] for one in rewarded.statements(evidence)] == ["undecided"] * 2
+    assert "| ROCM (KL) has less FD, efficientnet-lite0 | 0.01" in rewarded.section(evidence)
     assert "| rocm-kl | 0.8000 | 0.8000 | 0.80 | 0.8000 | 0.400 | 0.600 | 0.4 |" in text
 
 
@@ -248,7 +254,7 @@ def test_what_was_sampled_twice_is_compared(tool):
         "`raag` @ 2.5, 2 steps | FID | 49.10 (few) | 50.30 (again) | 1.20 | 1.41 | yes",
         "`raag` @ 2.5, 2 steps | saturation | 0.3000 (few) | 0.3500 (again) | 0.0500 | 0.1414 | yes",
     ]
-    assert "3 of 5 are not." in text
+    assert "on one of them, which flatters it: 3 of 5 are inside." in text
     # of a third of the images: the values are too large, and the interval of the difference is twice the one here
     assert compared([9, 11], (51.5, 50.3))[1] == [f"{difference} | -0.90 (few) | -1.20 (again) | 0.30 | 0.40 | yes"]
     assert compared([8, 16], (51.5, 50.3)) == ("", [])  # a seed in common
