@@ -20,7 +20,7 @@ from diffguide.pipelines.metadata import HEAD, begins_a_sheet
 from .decode import MAX_PIXELS, Bad
 from .npz import Npz
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 MAX_FILE = 2**28  # bytes of one image
 MAX_CAPTION = 2**16  # bytes
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

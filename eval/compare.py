@@ -53,12 +53,14 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, "compare", "sample and measure rules on the same seeds and prompts", __doc__, run)
     add = parser.add_argument
     rules = f"{', '.join([*RULES, 'native'])}; with what goes around them after a plus: {', '.join(MODIFIERS)}"
+    scales, steps = (f"default: the embedded model's, else {number}" for number in ("7.5", "25"))
+    scale, count = argument(check_scale), argument(check_steps)
     rule, name = argument(check_guidance), argument(check_scheduler)
     add("--guidance", nargs="+", required=True, type=rule, metavar="RULE[:OPTION=VALUE,...][+...]", help=rules)
-    add("--guidance-scale", nargs="+", type=argument(check_scale), metavar="W", help="default: the model's own")
-    add("--num-inference-steps", "--steps", dest="steps", nargs="+", type=argument(check_steps), metavar="N")
+    add("--guidance-scale", nargs="+", type=scale, metavar="W", help=scales)
+    add("--num-inference-steps", "--steps", dest="steps", nargs="+", type=count, metavar="N", help=steps)
     add("--scheduler", nargs="+", type=name, metavar="NAME", help="see `diffguide list schedulers`")
-    add("--model", "-m", default=DEFAULT_MODEL, help="embedded name, diffusers folder, .safetensors file or hub id")
+    add("--model", "-m", default=DEFAULT_MODEL, help="embedded name, folder, .safetensors file or hub id (emoji-sd)")
     add("--num-images", type=argument(check_count), default=512, metavar="N", help="of each cell (default 512)")
     add("--prompt-file", metavar="FILE", help="one prompt a line, repeated if short (default: the emoji captions)")
     add("--negative-prompt", type=argument(checked_text), metavar="TEXT", help="what not to draw")

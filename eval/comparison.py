@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from diffguide.pipelines.arguments import check_count, check_scale, check_side, check_steps
 from diffguide.pipelines.embedded import EMBEDDED
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.loading import model_kind
 from diffguide.pipelines.request import DEFAULT_MODEL, read_prompts
+from diffguide.pipelines.schedulers import check_scheduler
+from diffguide.pipelines.spelling import check_guidance
 
 from .columns import COLUMNS, check_column, fewest_images
 from .contents import plan_contents
@@ -49,7 +54,8 @@ def make_plan(
     Args:
         guidance: rules as on the command line, such as "cfg" and "apg:eta=0.5"; the first is the one that the others
             are compared with.
-        guidance_scale, steps, scheduler: every rule is sampled at all of them; None: the model's own.
+        guidance_scale, steps, scheduler: every rule is sampled at all of them. None: of an embedded model its own, else
+            7.5, 25 and the model's own scheduler, which a None among schedulers is, too.
         model: embedded name, diffusers folder, .safetensors file or hub id.
         num_images: of each cell.
         prompts, prompt_file: of images 0, 1, ..., repeated if short; None: the emoji captions, for embedded models. A
@@ -63,10 +69,14 @@ def make_plan(
     """
     model_kind(model)
     row = EMBEDDED.get(model)
+    options |= {side: check_side(str(options[side])) for side in ("height", "width") if options.get(side) is not None}
+    if not isinstance(options.get("reward") or "", str):
+        raise UserError("the reward of a comparison is a name, which `diffguide list rewards` has, not an object")
+    num_images, prompt_file = check_count(str(num_images)), None if prompt_file is None else str(prompt_file)
+    metrics = None if metrics is None else _list_of("metrics", metrics, check_column)
     reference = reference or (EMOJI if row else None)
     if metrics is None:
         metrics = _usual(row is not None, reference is not None, bool(options.get("reward")))
-    metrics = list(map(check_column, metrics))
     few = [name for name in metrics if num_images < fewest_images(name)]
     if few:
         raise UserError(f"{few[0]} needs {fewest_images(few[0])} images of each cell at least, not {num_images}")
@@ -87,13 +97,13 @@ def make_plan(
     return Plan(
         model=model,
         cells=grid(
-            guidance,
-            guidance_scale or [row.guidance_scale if row else SCALE],
-            steps or [row.steps if row else STEPS],
-            scheduler or [None],
+            _list_of("guidance", guidance, check_guidance),
+            _list_of("guidance_scale", guidance_scale, check_scale) or [row.guidance_scale if row else SCALE],
+            _list_of("steps", steps, check_steps) or [row.steps if row else STEPS],
+            _list_of("scheduler", scheduler, check_scheduler) or [None],
         ),
         num_images=num_images,
-        prompts=tuple(prompt.strip() for prompt in prompts[:num_images]),
+        prompts=tuple(_list_of("prompts", prompts, str.strip)[:num_images]),
         prompt_file=prompt_file,
         reference=reference if needed else None,
         metrics=tuple(name for name in COLUMNS if name in metrics),
@@ -157,6 +167,7 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     from diffguide.pipelines.handle import guide
     from diffguide.pipelines.loading import load_pipeline
     from diffguide.pipelines.sampling import call_arguments
+    from diffguide.pipelines.schedulers import make_scheduler
 
     from .measures import load_networks, make_measures, measure_reference
     from .report import write_report
@@ -171,6 +182,8 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
     for cell in plan.cells:  # a rule that cannot act in the pipeline should not cost the measuring of a reference
         rule = rule_of(plan, cell)
         call_arguments(pipe, rule, request_of(plan, cell, [0]))
+        if cell.scheduler:
+            make_scheduler(cell.scheduler, pipe.scheduler)
         if rule is not None:
             guide(pipe, rule).remove()
     references = measure_reference(plan, extractors, device) if processes.main else {}
@@ -191,6 +204,19 @@ def _compare(plan: Plan, folder: Path, overwrite: bool) -> dict[str, Any]:
         write_report(store.folder)
     processes.wait()
     return results
+
+
+def _list_of(name: str, values: Any, check: Callable[[str], Any]) -> list[Any]:
+    """The values as `check` has them, of schedulers None, too; [] for None. UserError: one value in place of a list."""
+    if values is None:
+        return []
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"{name} is a list, not {values!r}")
+    values = list(values)
+    wrong = [value for value in values if not isinstance(value, (str, Real, NoneType))]
+    if wrong:
+        raise UserError(f"{name} is a list of names or numbers, not of {type(wrong[0]).__name__}")
+    return [value if value is None and name == "scheduler" else check(str(value)) for value in values]
 
 
 def _usual(embedded: bool, reference: bool, reward: bool) -> list[str]:

@@ -175,8 +175,10 @@ def _measure(
         pixels = group.float() / 255 if group.dtype == torch.uint8 else group
         for name in metrics:
             for need in METRICS[name].needs:
-                if getattr(part, need) is None or (need == "prompts" and len(part.prompts or ()) < size):
+                if getattr(part, need) is None:
                     raise UserError(f"{name} needs {need}: there are none for {batch.names[0]!r}")
+                if need == "prompts" and len(part.prompts or ()) < size:
+                    raise UserError(f"{name} needs a prompt for each image: there are {len(prompts or ())}, too few")
             found = METRICS[name].compute(pixels, part).float().cpu()
             if not found.isfinite().all():
                 raise UserError(f"{name} is not finite for an image from {batch.names[0]!r} on")

@@ -71,6 +71,9 @@ class Guidance:
     interruptible: ClassVar[bool] = True
     """Whether steps may be left out between those in which the rule acts."""
 
+    takes_negative: ClassVar[bool] = True
+    """Whether it means what it says with any negative prompt, not with the empty one alone, for which it was fitted."""
+
     acts_alone: bool = False
     """Whether the rule does its work without an unconditional prediction, so that it may run where there is none."""
 

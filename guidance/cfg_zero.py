@@ -30,7 +30,7 @@ class ClassifierFreeZeroStarGuidance(Guidance):
         zero_init_steps: how many evaluations, from the first, are zeroed; the authors' code zeroes 1 for SD3.5 and 2
             for SD3 and Lumina. None (default): 1 on flow models whose sampling begins in noise alone, none on others,
             whose zero is not a standstill, nor where it begins with a picture, as in image-to-image: there the
-            scheduler would take less noise to be left than there is.
+            scheduler would take less noise to be left than there is; nor where there is but one evaluation.
 
     Raises:
         ValueError: the scale is not a finite number, zero_init_steps is not a whole number from 0, or, at the first
@@ -76,5 +76,6 @@ class ClassifierFreeZeroStarGuidance(Guidance):
                 f"a zero {step.prediction} prediction is not: leave it out, or give 0"
             )
         if self.zero_init_steps is None:
-            return flow and step.index == 0 and (not isinstance(step.sigma, float) or step.sigma >= NOISE_ALONE)
+            first = step.index == 0 and step.total > 1  # were it the only one, noise would be the result
+            return flow and first and (not isinstance(step.sigma, float) or step.sigma >= NOISE_ALONE)
         return step.index < self.zero_init_steps

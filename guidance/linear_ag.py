@@ -29,8 +29,8 @@ class LinearAdaptiveGuidance(Guidance):
 
     Coefficients hold for the model, the scheduler, the number of steps, their noise levels and the prediction type that
     they were fitted for; with others the rule refuses to run, as far as the pipeline says what it is (one put together
-    in memory has no name). They hold for the empty negative prompt too, of which a rule sees nothing. Predictions of
-    all steps are kept until the end of sampling.
+    in memory has no name). They hold for the empty negative prompt too: with another one there is a warning.
+    Predictions of all steps are kept until the end of sampling.
 
     Args:
         guidance_scale: w. Default 7.5. Coefficients do not depend on it, but on the trajectories, which do: fit at the
@@ -43,6 +43,7 @@ class LinearAdaptiveGuidance(Guidance):
     """
 
     interruptible = False
+    takes_negative = False
 
     def __init__(self, guidance_scale: float = 7.5, coefficients: Coefficients | str | Path | None = None):
         super().__init__(guidance_scale)

@@ -48,6 +48,8 @@ class Scheduled(Modifier):
             if not isinstance(schedule, Iterable):
                 raise ValueError(f"a schedule is a name, a list or a function, not {schedule!r}")
             schedule = [finite("a scale of the schedule", scale) for scale in schedule]
+            if not schedule:
+                raise ValueError("a schedule has one scale at least")
         self.schedule, self.end = schedule, finite("end", end)
 
     def scale(self, guidance_scale: float, step: Step) -> float:

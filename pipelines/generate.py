@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
         type=argument(check_guidance),
         metavar="RULE[:OPTION=VALUE,...][+...]",
         help=f"{rules} (the pipeline's own); after a rule, each with a plus: {', '.join(MODIFIERS)}; reward also "
-        "alone; default: cfg for embedded models, else native; see `diffguide list rules`",
+        "alone; default: cfg for emoji-sd and emoji-flow, else native; see `diffguide list rules`",
     )
     add_sampling_options(parser, batch_size=1)
     add_picture_options(parser)

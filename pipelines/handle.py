@@ -23,7 +23,7 @@ from .frames import caller, know
 from .guiders import GuiderRule, as_rule
 from .layouts import Layout
 from .probe import probe
-from .switching import call_parameters, chained_after_step, switched_off, switched_on
+from .switching import call_parameters, chained_after_step, has_own_negative, switched_off, switched_on
 from .table import check_rule, layout_of
 from .two_calls import TwoCalls
 
@@ -197,6 +197,9 @@ class GuidanceCallback:
             arguments = switched_off(self.pipe, self._native, self.layout, args, kwargs, self._warn_once)
         else:
             scale = self._rule.guidance_scale
+            core = getattr(self._rule, "core", self._rule)
+            if has_own_negative(kwargs) and not core.takes_negative:
+                self._warn_once(f"{type(core).__name__} was fitted without a negative prompt: less exact with one")
             arguments = switched_on(self.pipe, self._native, self.layout, scale, args, kwargs, self._warn_once)
         if not self._rule.acts_after_step:
             return arguments

@@ -191,6 +191,14 @@ def _has_negative(arguments: dict[str, Any]) -> bool:
     return arguments.get("negative_prompt") is not None or arguments.get("negative_prompt_embeds") is not None
 
 
+def has_own_negative(arguments: dict[str, Any]) -> bool:
+    """Whether there is a negative prompt that is not the empty one, as far as that can be seen."""
+    text = arguments.get("negative_prompt")
+    return bool(text if isinstance(text, str) or text is None else any(text)) or (
+        arguments.get("negative_prompt_embeds") is not None
+    )
+
+
 def _like_prompt(negative: str, arguments: dict[str, Any]) -> str | list[str]:
     """`negative` once, or once per prompt where several are given."""
     prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")

@@ -11,6 +11,7 @@ from PIL import Image
 from diffguide.eval import evaluate_images, load_extractor, open_images, save_statistics
 from diffguide.eval.cli import main
 from diffguide.eval.statistics import Statistics, load_statistics
+from diffguide.pipelines.errors import UserError
 
 
 @pytest.fixture
@@ -144,6 +145,8 @@ def test_prompts_from_a_file_or_beside_the_images_and_repeated_ones_count(run, p
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     words = ["evaluate", folder, "--metrics", "clip_score", "reward", "--clip", tiny_clip, "--reward", tiny_clip]
     assert "clip_score needs prompts" in run(*words)
+    with pytest.raises(UserError, match="clip_score needs a prompt for each image: there are 1, too few"):
+        evaluate_images(torch.rand(4, 3, 16, 16), metrics=["clip_score"], prompts=["a"])
     from_file = run(*words, "--prompts", tmp_path / "prompts.txt")
     for index, prompt in enumerate(prompts):
         (folder / f"{index:02d}.txt").write_text(prompt)

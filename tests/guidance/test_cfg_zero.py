@@ -54,12 +54,12 @@ def test_predictions_that_nearly_agree_keep_their_difference():
 def test_first_velocities_are_zero_and_need_one_evaluation(option, zeroed):
     rule, (cond, uncond, latents) = ClassifierFreeZeroStarGuidance(7.5, option), predictions((2, 4, 8, 8))
     for index in range(3):
-        here = step("flow", index)
+        here = replace(step("flow", index), total=3)
         assert rule.needs_uncond(here) == (index >= zeroed)
         guided, _ = rule.guide(cond, uncond, latents, here)
         assert bool(guided.any()) == (index >= zeroed)
         if index < zeroed:
-            trace, here = Trace(), step("flow", index)
+            trace, here = Trace(), replace(step("flow", index), total=3)
             assert torch.equal(rule.guide_cond(cond, latents, here), torch.zeros_like(cond))
             trace.append(here, 1, 2, None)
             assert trace[0].decision == ["zeroed", "zeroed"]
@@ -67,8 +67,14 @@ def test_first_velocities_are_zero_and_need_one_evaluation(option, zeroed):
 
 @pytest.mark.parametrize(("sigma", "zeroed"), [(1.0, True), (0.97, True), (0.6, False)])
 def test_a_sampling_that_begins_with_a_picture_is_not_zeroed_unless_asked(sigma, zeroed):
-    here = replace(step("flow"), sigma=sigma)
+    here = replace(step("flow"), sigma=sigma, total=2)
     assert ClassifierFreeZeroStarGuidance(7.5).needs_uncond(here) != zeroed
+    assert not ClassifierFreeZeroStarGuidance(7.5, zero_init_steps=1).needs_uncond(here)
+
+
+def test_the_only_evaluation_of_a_sampling_is_not_zeroed_unless_asked():
+    here = replace(step("flow"), sigma=1.0, total=1)
+    assert ClassifierFreeZeroStarGuidance(7.5).needs_uncond(here)
     assert not ClassifierFreeZeroStarGuidance(7.5, zero_init_steps=1).needs_uncond(here)
 
 

@@ -1,5 +1,6 @@
 """Best of n and the search over initial noise, on real pipelines with few steps."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,6 +125,8 @@ def test_mistakes_are_told_in_a_line(pipe, method):
 
 
 def test_as_many_as_there_are_seeds(pipe):
+    for seed in (np.int64(3), np.array([3, 4])):
+        assert best_of_n(pipe, red, "tree", 2, seed, **RUN).seeds == [3, 4]
     assert best_of_n(pipe, red, "tree", seed=[4, 2], **RUN).seed in (4, 2)
     assert len(best_of_n(pipe, red, "tree", seed=[4, 2], **RUN).scores) == 2
 

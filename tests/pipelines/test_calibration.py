@@ -10,7 +10,7 @@ from families_unet_video import animatediff
 from tiny_family import seeded
 
 from diffguide.eval.cli import main
-from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Coefficients, Guidance
+from diffguide.guidance import AdaptiveGuidance, ClassifierFreeGuidance, Coefficients, Guidance, Rescale
 from diffguide.pipelines import calibration, guide, load_pipeline
 from diffguide.pipelines.calibration import Recorder, Setting, evaluations, record, threshold_for_saving
 from diffguide.pipelines.calibration_state import recorded_with_resume
@@ -112,7 +112,7 @@ def test_coefficients_are_held_to_the_noise_levels_of_the_fit(pipe, kind):
     rule = calibration.linear_rule(record(Setting(pipe, 5.0, STEPS, PROMPTS), range(3)), 5.0)
     assert len(rule.coefficients.levels) == STEPS
     guided, run = guide(pipe, rule), {"num_inference_steps": STEPS, "output_type": "latent"}
-    guided("dog", **run)
+    guided("dog", negative_prompt="", **run)
     pipe.scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     with pytest.raises(ValueError, match=r"at step 1, not .*, which another spacing"):
         guided("dog", **run)
@@ -121,6 +121,13 @@ def test_coefficients_are_held_to_the_noise_levels_of_the_fit(pipe, kind):
     later = guide(StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False), rule)
     with pytest.raises(ValueError, match=f"fitted for noise level {rule.coefficients.levels[0]:.4g} at step 1, not"):
         later("dog", image=torch.zeros(1, 3, 64, 64), strength=0.5, num_inference_steps=2 * STEPS)
+
+
+def test_a_negative_prompt_was_not_there_when_coefficients_were_fitted(pipe):
+    rule = calibration.linear_rule(record(Setting(pipe, 5.0, STEPS, PROMPTS), range(3)), 5.0)
+    for around in (rule, Rescale(rule)):
+        with guide(pipe, around) as guided, pytest.warns(UserWarning, match="fitted without a negative prompt"):
+            guided("dog", negative_prompt="cat", num_inference_steps=STEPS, output_type="latent")
 
 
 def test_a_second_calibration_of_one_output_is_refused(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
