@@ -86,7 +86,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a comparison to its end; 0. UserError for a mistake of the user."""
-    plan, folder = make_plan(**{name: getattr(args, name) for name in OPTIONS}), Path(args.output)
+    plan, folder = make_plan(**{name: getattr(args, name) for name in OPTIONS}), Path(args.output).expanduser()
     results = compare(plan, folder, args.overwrite)
     if not results:
         return 0

@@ -135,7 +135,7 @@ def compare(plan: Plan, folder: str | Path, overwrite: bool = False) -> dict[str
 
     Of the processes that `accelerate launch` started all but the main one return {}.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not overwrite:
         plan = continuing(plan, plan_of(folder))
         check_folder(folder, plan)

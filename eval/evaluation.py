@@ -80,19 +80,24 @@ def evaluate_images(
 
     Args:
         images: a path or an iterable, see `sources.open_images`.
-        reference: the same, or the path of a statistics file, or the name of an embedded set; None: no distances.
+        reference: the same, or statistics, or the path of a file of them, or the name of an embedded set; None: no
+            distances.
         metrics: names of METRICS; None: saturation, contrast, clipping; with a reference FID, and KID, precision and
             recall where its images are known; with prompts the CLIPScore.
         prompts: one for each image; None: the texts beside the images.
         baseline: as `images`: what SSIM compares with, image by image, all of it in memory.
         reward: anything that `diffguide.guidance.as_reward` takes: (images, prompts) -> (N,), or of images alone.
         networks: which networks; None: each metric's own.
-        batch_size: images a step.
+        batch_size: images a step, 1 or more.
         convert, skip_bad: see `images.Images`.
 
     Raises:
         UserError: whatever is wrong with what was given, in one line.
     """
+    if batch_size < 1:
+        raise UserError(f"a batch has one image at least, not {batch_size}")
+    if isinstance(metrics, str):
+        raise UserError(f"metrics is a list, not {metrics!r}")
     networks = networks or Networks()
     if reward is not None:
         reward, networks = _as_reward(reward), replace(networks, reward=None)

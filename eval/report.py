@@ -43,7 +43,7 @@ def write_report(folder: str | os.PathLike[str], seconds: bool = False) -> Path:
     seconds: whether it has the median of seconds per image, which makes it another file at each run. UserError: the
     folder holds no finished comparison, or a file cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     store = Store(folder, Plan.from_dict(read_json(folder / "plan.json")))
     results = read_json(folder / "results.json")
     try:

@@ -11,6 +11,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 def read_json(path: Path, what: str) -> Any:
     """The content of `path`, which is to be `what`. ValueError naming both: not to be read, too large, or no JSON."""
+    path = path.expanduser()
     try:
         if path.exists() and not path.is_file():
             raise ValueError(f"{what} {str(path)!r} is no file")

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("give the --steps and the --guidance-scale that this model is to be used with")
     if scale == 1 or steps < 3:
         raise UserError("there is nothing to save at a scale of 1, or with fewer than 3 steps")
-    output = Path(args.output or f"{args.rule}-{Path(args.model).name}-{steps}.json")
+    output = Path(args.output or f"{args.rule}-{Path(args.model).name}-{steps}.json").expanduser()
     if args.rule == "linear-ag" and "," in str(output):
         raise UserError(
             f"the output {str(output)!r} has a comma, with which no rule can name it: give another --output"

@@ -130,12 +130,18 @@ def _load(name: str, kind: str, dtype: Any, device: torch.device, options: dict[
             return cls.from_single_file(path, torch_dtype=weights, **options)
         config = diffusers.DiffusionPipeline.load_config(path, **_hub_options(options))
         weights = resolve_dtype(dtype, device, "transformer" in config)
+        # what it was saved without has to be named, where the class does not call it optional (SD3 without T5)
+        options = {part: None for part, library in config.items() if library in _NOTHING} | options
         return diffusers.DiffusionPipeline.from_pretrained(path, torch_dtype=weights, **options)
     except UserError:
         raise
     except Exception as error:  # a broken folder or file makes the libraries raise nearly anything
         hint = ": it is not in the local cache, and the hub cannot be reached" if kind == "hub" and offline else ""
-        raise UserError(f"cannot load model {name!r}{hint} ({one_line(error, 160)})") from error
+        raise UserError(f"cannot load model {name!r}{hint} ({one_line(error, 400)})") from error
+
+
+_NOTHING: tuple[Any, ...] = ([None, None], (None, None))
+"""How `model_index.json` has a part that a pipeline was saved without."""
 
 
 def _hub_has(name: str, token: str | bool | None) -> bool:

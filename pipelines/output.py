@@ -90,7 +90,8 @@ def _place(jobs: Sequence[tuple[str, int]], output: str | None) -> Output:
     if output == "":
         raise UserError("the output has an empty name")
     names = [f"{slug}-{seed}.png" for slug, (_, seed) in zip(_slugs([prompt for prompt, _ in jobs]), jobs)]
-    path = Path(names[0] if len(jobs) == 1 else f"{slugify(jobs[0][0])}.png") if output is None else Path(output)
+    own = names[0] if len(jobs) == 1 else f"{slugify(jobs[0][0])}.png"
+    path = Path(own) if output is None else Path(output).expanduser()
     if path.suffix.lower() in _OTHER_FORMATS:
         raise UserError(
             f"pictures are written as PNG, not {path.suffix}: name the output {path.with_suffix('.png').name!r}"

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     identity = {name: getattr(request, name) for name in (*own, "height", "width", "dtype")}
     options = {"candidates": args.candidates, "spread": args.spread}
     name = f"{slugify(args.prompt)}-rank" if args.output is None else args.output
-    folder = RankFolder(Path(name), identity | options, args.resume, args.overwrite)
+    folder = RankFolder(Path(name).expanduser(), identity | options, args.resume, args.overwrite)
 
     from .handle import guide
     from .loading import load_pipeline

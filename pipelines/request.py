@@ -104,6 +104,7 @@ def read_prompts(path: Path, repeats: bool = False) -> list[str]:
 
     UserError: no such file, or no such text.
     """
+    path = path.expanduser()
     try:
         if path.stat().st_size > MAX_PROMPT_FILE:
             raise UserError(f"the prompt file {str(path)!r} is larger than {MAX_PROMPT_FILE} bytes")
@@ -123,7 +124,7 @@ def read_prompts(path: Path, repeats: bool = False) -> list[str]:
 
 def _recorded(image: str) -> dict[str, Any]:
     """The settings of a picture under the names of the flags, their values checked like those of flags."""
-    settings = read_settings(Path(image))
+    settings = read_settings(Path(image).expanduser())
     try:
         return {name: value for name, value in _as_flags(settings).items() if value is not None}
     except UserError as error:

@@ -28,7 +28,7 @@ def plan_traces(name: str | None, guidance: str, overwrite: bool) -> Path | None
         return None
     if not name:
         raise UserError("--trace has an empty name")
-    path = Path(name)
+    path = Path(name).expanduser()
     if guidance in NATIVE:
         raise UserError(
             f"the guidance {guidance!r} is the pipeline's own, which has no trace: give --guidance cfg, or leave "

@@ -145,8 +145,13 @@ def test_prompts_from_a_file_or_beside_the_images_and_repeated_ones_count(run, p
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     words = ["evaluate", folder, "--metrics", "clip_score", "reward", "--clip", tiny_clip, "--reward", tiny_clip]
     assert "clip_score needs prompts" in run(*words)
-    with pytest.raises(UserError, match="clip_score needs a prompt for each image: there are 1, too few"):
-        evaluate_images(torch.rand(4, 3, 16, 16), metrics=["clip_score"], prompts=["a"])
+    for given, message in (
+        ({"metrics": ["clip_score"], "prompts": ["a"]}, "needs a prompt for each image: there are 1, too few"),
+        ({"metrics": "fid"}, "metrics is a list, not 'fid'"),
+        ({"batch_size": 0}, "a batch has one image at least, not 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_images(torch.rand(4, 3, 16, 16), **given)
     from_file = run(*words, "--prompts", tmp_path / "prompts.txt")
     for index, prompt in enumerate(prompts):
         (folder / f"{index:02d}.txt").write_text(prompt)

@@ -44,6 +44,17 @@ def test_one_picture_is_what_the_library_makes(here, capsys):
         assert image.tobytes() == expected.tobytes()
 
 
+def test_a_tilde_that_the_shell_left_is_the_home(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "home"))
+    (here / "home").mkdir()
+    (here / "home" / "prompts.txt").write_text("red apple")
+    made = ["--steps", "1", "--output=~/a.png", "--trace=~/a.json"]
+    assert main(["generate", "--prompt-file=~/prompts.txt", *made]) == 0
+    assert main(["generate", "--from-image=~/a.png", "--output=~/b.png"]) == 0
+    assert sorted(path.name for path in (here / "home").iterdir()) == ["a.json", "a.png", "b.png", "prompts.txt"]
+    assert not (here / "~").exists()
+
+
 def test_without_output_the_file_is_named_after_prompt_and_seed(here, capsys):
     assert generate("Red Apple!") == 0
     assert capsys.readouterr().out == "red-apple-0.png\n"
