@@ -94,8 +94,8 @@ def best_of_n(
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if n is None:
-        n = 8 if isinstance(seed, Integral) else len(seed)
-    seeds = list(range(int(seed), int(seed) + n)) if isinstance(seed, Integral) else list(map(int, seed))
+        n = 8 if isinstance(seed, (int, Integral)) else len(seed)
+    seeds = list(range(int(seed), int(seed) + n)) if isinstance(seed, (int, Integral)) else list(map(int, seed))
     if n < 1 or len(set(seeds)) != n:
         raise UserError(f"best of {n} needs {n} different seeds, at least one: {len(set(seeds))} are given")
     scorer = Scorer(pipe, reward, call, batch_size)
