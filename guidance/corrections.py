@@ -7,6 +7,8 @@ so it does nothing; put around the rule here, it does what the pipeline would ha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -30,14 +32,14 @@ class NormMatching(Correction):
             (Lumina's latents are images, where it is the width).
 
     Raises:
-        ValueError: `rule` is not a Guidance, or has this correction already.
+        ValueError: `rule` is not a Guidance, or has this correction already, or `dim` is not a whole number.
     """
 
     order = 20
 
     def __init__(self, rule: Guidance, dim: int = -1):
         super().__init__(rule)
-        self.dim = int(dim)
+        self.dim = _dimension(dim)
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The pipelines' own expression in their own dtype, bit for bit."""
@@ -58,14 +60,15 @@ class Renorm(Correction):
         dim: the dimension over which norms are taken; None (default): all but the first.
 
     Raises:
-        ValueError: `rule` is not a Guidance, or has this correction already, or `limit` is not a number above 0.
+        ValueError: `rule` is not a Guidance, or has this correction already, `limit` is not a number above 0, or `dim`
+            not a whole one.
     """
 
     order = 30
 
     def __init__(self, rule: Guidance, limit: float = 1.0, dim: int | None = None):
         super().__init__(rule)
-        self.limit, self.dim = finite("limit", limit), None if dim is None else int(dim)
+        self.limit, self.dim = finite("limit", limit), None if dim is None else _dimension(dim)
         if self.limit <= 0:
             raise ValueError(f"limit must be above 0, not {limit!r}")
 
@@ -108,10 +111,12 @@ class EnergyPreserving(Correction):
     def __init__(self, rule: Guidance, percentiles: tuple[float, float] | None = None):
         super().__init__(rule)
         if percentiles is not None:
-            low, high = percentiles
+            if not isinstance(percentiles, Sequence) or isinstance(percentiles, str) or len(percentiles) != 2:
+                raise ValueError(f"percentiles must be two numbers, not {percentiles!r}")
+            low, high = (finite("a percentile", value) for value in percentiles)
             if not 0 <= low < high <= 100:
                 raise ValueError(f"percentiles must be 0 <= low < high <= 100, not {percentiles!r}")
-        self.percentiles = None if percentiles is None else (float(low), float(high))
+        self.percentiles = None if percentiles is None else (low, high)
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """One factor per sample on x0; in the prediction, what that adds to x0, in units of b."""
@@ -137,6 +142,12 @@ def _norm(x: Tensor, dim: int) -> Tensor:
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim={dim} is not one of the {x.ndim} dimensions of this model's predictions")
     return x.norm(dim=dim, keepdim=True)
+
+
+def _dimension(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"dim must be the number of a dimension, not {value!r}")
+    return int(value)
 
 
 def _factor(wanted: Tensor, norm: Tensor) -> Tensor:

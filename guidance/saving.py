@@ -87,4 +87,10 @@ def _plain(rule: Guidance, name: str, value: Any) -> Any:
     if callable(value):
         kind = "function" if inspect.isroutine(value) else type(value).__name__
         raise ValueError(f"{name} of {type(rule).__name__} is a {kind}, which cannot be written to a file")
+    value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, or a tensor
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        kind = type(value).__name__
+        raise ValueError(f"{name} of {type(rule).__name__} is a {kind}, which cannot be written to a file") from error
     return value

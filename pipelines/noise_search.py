@@ -81,6 +81,8 @@ def search_noise(
     if rounds < 1 or not 1 <= top <= candidates:
         raise UserError(f"a search needs a round, and a top of 1 to {candidates}: not {rounds} and {top}")
     scorer = Scorer(pipe, reward, call, batch_size)
+    if not isinstance(prompt, str):
+        raise UserError(f"a search is for one prompt, which is a text, not {prompt!r}")
     start = initial_noise(pipe, prompt, seed, call)
     try:
         search = ZerothOrderRankSearch(start.noise, candidates, spread, step_size, line_steps, perturbation_seed(seed))

@@ -234,6 +234,10 @@ def test_outside_an_interval_nothing_is_done_after_a_step():
     [
         (lambda rule: Rescale(rule, phi="a"), "phi must be a finite number, not 'a'"),
         (lambda rule: Interval(rule, start="a"), "start must be a finite number, not 'a'"),
+        (lambda rule: NormMatching(rule, dim=1.7), "dim must be the number of a dimension, not 1.7"),
+        (lambda rule: Renorm(rule, dim=(1, 2)), r"dim must be the number of a dimension, not \(1, 2\)"),
+        (lambda rule: EnergyPreserving(rule, percentiles=50), "percentiles must be two numbers, not 50"),
+        (lambda rule: EnergyPreserving(rule, percentiles=("a", "b")), "a percentile must be a finite number, not 'a'"),
         (lambda rule: Scheduled(rule, []), "a schedule has one scale at least"),
         (lambda rule: Scheduled(rule, 5), "a schedule is a name, a list or a function, not 5"),
         (lambda rule: RewardGuidance(lambda images: images.mean((1, 2, 3)), stop="a"), "stop must be a finite number"),

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from diffguide.guidance import (
     AdaptiveGuidance,
@@ -89,6 +90,15 @@ def test_round_trip(rule, tmp_path):
     again = Guidance.from_pretrained(tmp_path / "rule")
     assert type(again) is type(rule)
     assert repr(again) == repr(rule)
+
+
+def test_what_options_of_ones_own_hold_is_written_or_refused(tmp_path):
+    numbers = ((np.float32(0.5), 0.5), (np.arange(2), [0, 1]), (torch.tensor([1.5]), [1.5]))
+    for value, read in (*numbers, ({"a": 1}, {"a": 1})):
+        Capped(most=value).save_pretrained(tmp_path)
+        assert Capped.from_pretrained(tmp_path).most == read
+    with pytest.raises(ValueError, match="most of Capped is a Path, which cannot be written to a file"):
+        Capped(most=type("Path", (), {})()).save_pretrained(tmp_path)
 
 
 def test_functions_cannot_be_written(tmp_path):

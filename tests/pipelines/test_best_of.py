@@ -135,6 +135,8 @@ def test_mistakes_of_one_of_them(pipe):
     for n, seed in ((0, 0), (3, [1, 2]), (2, [1, 1])):
         with pytest.raises(UserError, match="different seeds"):
             best_of_n(pipe, red, "tree", n, seed, **RUN)
+    with pytest.raises(UserError, match="a search is for one prompt"):
+        search_noise(pipe, red, ["tree", "dog"], **RUN)
     for options in ({"rounds": 0}, {"top": 9}, {"candidates": 1, "top": 1}, {"spread": -1.0}):
         with pytest.raises(UserError, match="a search needs"):
             search_noise(pipe, red, "tree", **options, **RUN)
