@@ -151,9 +151,9 @@ def test_the_gradient_of_rocm_goes_through_what_the_reference_says(trainer, tiny
         for up in student.trained[1::2]:
             up.add_(0.02 * torch.randn_like(up))
     batch = objectives.Batch(torch.zeros(2, 16, 8, 8), torch.randn(2, 20, 32), torch.zeros(1, 20, 32), ["a", "b"])
-    function = consistency.Consistency(CONFIG | {"prediction_type": "v_prediction"})
+    function = consistency.Consistency(CONFIG | {"prediction_type": "epsilon"})
     nothing = lambda x0, prompts: 0 * x0.flatten(1).mean(1)  # noqa: E731
-    objective = objectives.RewardConsistency(student, function, nothing, DIVERGENCES["kl"], steps=6)
+    objective = objectives.RewardConsistency(student, function, nothing, DIVERGENCES["kl"], steps=8)
     direction = [torch.randn_like(part) for part in student.trained]
 
     def moved(by):
