@@ -1,20 +1,10 @@
 """The evidence: every arm draws, from the same noise; what is measured of them."""
 
 import argparse
-import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-TRAINER = Path(__file__).parents[2] / "examples" / "train_lcd"
-
-
-@pytest.fixture
-def trainer(monkeypatch):
-    monkeypatch.syspath_prepend(str(TRAINER))
-    return importlib.import_module
 
 
 def test_arms_draw_the_same_prompts_from_the_same_noise(trainer, trained, tmp_path):
