@@ -21,6 +21,7 @@ _SETTING = re.compile(r"^\w+: (\S+), n = (\d+), seeds (\d+) to (\d+):$", re.MULT
 _CELL = re.compile(r"^\|.*$", re.MULTILINE)
 _TERM = r"`([^`]+)` @ ([\d.]+), (\d+) steps"
 _DIFFERENCE = re.compile(f"{_TERM} {MINUS} {_TERM}")
+_METRICS = {column.label: name for name, column in COLUMNS.items()}
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _ROW = re.compile(r"^\| \[.*\]\(#(\w+)\) \|.*$", re.MULTILINE)
 
@@ -74,8 +75,7 @@ def read_cells(block: str) -> dict[str, Any]:
     if not about or len(lines) < 3:
         return {}
     headers, _, *rows = lines
-    names = {column.label: name for name, column in COLUMNS.items()}
-    columns = {names[label]: place for place, label in enumerate(headers) if label in names}
+    columns = {_METRICS[label]: place for place, label in enumerate(headers) if label in _METRICS}
     cells = [
         {
             "guidance": row[0].strip("`"),
@@ -99,14 +99,13 @@ def read_differences(section: str) -> list[dict[str, Any]]:
 
     Those without an interval are left out, as are those about a metric without bias.
     """
-    names = {column.label: name for name, column in COLUMNS.items()}
     found = []
     for row in (line.strip("| ").split(" | ") for line in _CELL.findall(section)):
         match = _DIFFERENCE.fullmatch(row[2]) if len(row) == 5 else None
-        if match and row[1] in names and len(value := _estimate(row[3])) == 3:
+        if match and row[1] in _METRICS and len(value := _estimate(row[3])) == 3:
             one, scale, steps, other, its_scale, its_steps = match.groups()
             cells = [(one, float(scale), int(steps)), (other, float(its_scale), int(its_steps))]
-            found.append({"text": row[2], "metric": names[row[1]], "cells": cells, **value})
+            found.append({"text": row[2], "metric": _METRICS[row[1]], "cells": cells, **value})
     return found
 
 
