@@ -14,14 +14,14 @@ from diffguide.pipelines.rewards import check_reward
 from .networks import NETWORKS, Networks, check_extractor
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Which networks metrics use: the fields of `networks.Networks`, and those that `check_networks` takes."""
+def add_network_options(parser: argparse.ArgumentParser, of: str = "of KID, precision and recall") -> None:
+    """Which networks are used: the fields of `networks.Networks`, and those that `check_networks` takes.
+
+    of: what the extractor is for, as its help says it.
+    """
     add = parser.add_argument
-    add(
-        "--extractor",
-        metavar="NETWORK",
-        help=f"{', '.join(NETWORKS)}, clip:ID, dinov2:ID, of KID, precision and recall (default inception)",
-    )
+    names = f"{', '.join(NETWORKS)}, clip:ID, dinov2:ID"
+    add("--extractor", metavar="NETWORK", help=f"{names}, {of} (default inception)")
     add("--resize", metavar="NAME", help="for inception: torch-fidelity (default), pytorch-fid or clean")
     add("--inception", metavar="PATH", help="a checkpoint of Inception-2015-12-05: .pth or TorchScript")
     add("--clip", metavar="ID|FOLDER", help="the CLIP model of cmmd and clip_score (default: the embedded emoji-clip)")
@@ -50,7 +50,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 def add_image_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """What becomes of images that are not all 8-bit RGB of one size: the fields of `images.Images`."""
     add = parser.add_argument
-    add("--convert", action="store_true", help="take transparent (on white), gray, CMYK, 16-bit, mixed-size images too")
+    taken = "take transparent (on white), gray, CMYK, 16-bit, mixed-size images too; none is turned as its EXIF says"
+    add("--convert", action="store_true", help=taken)
     add("--skip-bad", action="store_true", help="leave out images that cannot be used, and say how many")
 
 

@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--output", "-o", required=True, metavar="NPZ", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    add_network_options(parser)
+    add_network_options(parser, "whose features are summed up")
     add_reading_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

@@ -37,9 +37,11 @@ class Parser(argparse.ArgumentParser):
             self._check_empty(args)
             return args
         flag = extra[0].partition("=")[0]
-        if not flag.startswith("-"):
-            raise UserError(f"unexpected argument {flag!r}: put a prompt of several words in quotes")
         command: argparse.ArgumentParser = getattr(args, "parser", self)
+        if not flag.startswith("-"):
+            has_prompts = any(name.endswith("prompt") for name in vars(args))
+            hint = "put a prompt of several words in quotes" if has_prompts else f"see {command.prog} --help"
+            raise UserError(f"unexpected argument {flag!r}: {hint}")
         guess = nearest(flag, command._option_string_actions)
         raise UserError(
             f"unknown option {flag}" + (f": did you mean {guess}?" if guess else f": see {command.prog} --help")

@@ -195,6 +195,7 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("generate apple --model emoji-ds", "did you mean 'emoji-sd'?"),
         ("generate apple --dtype float23", "did you mean 'float32'?"),
         ("generate apple --height 100", "96 would do"),
+        ("compare --guidance cfg --negative-prompt red apple --output x", "put a prompt of several words in quotes"),
         ("compare --guidance cfg --metrics fidd --output x", "did you mean 'fid'?"),
         ("compare --guidance cfg --extractor inceptoin --output x", "did you mean 'inception'?"),
         ("evaluate pictures --resize claen", "did you mean 'clean'?"),
@@ -203,6 +204,7 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("stats pictures --output old.npz", "give --overwrite or another --output"),
         ("rank apple --candidates 3 --top 4", "give a smaller --top or more --candidates"),
         ("list ruls", "did you mean 'rules'?"),
+        ("list rules rules", "unexpected argument 'rules': see diffguide list --help"),
     ],
 )
 def test_the_message_says_what_would_be_right(desk, capsys, line, hint):
