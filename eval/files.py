@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +70,20 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; UserError if another compare is at work in it."""
+    """Hold the folder for this process; UserError if another compare is at work in it.
+
+    Folders that were not there before and are still empty in the end go again.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with plain_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / LOCK, f"another compare is at work in {str(folder)!r}"):
-        yield
+    try:
+        with held(folder / LOCK, f"another compare is at work in {str(folder)!r}"):
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def plain(value: Any) -> Any:
