@@ -99,6 +99,7 @@ class Call:
             sample, decoder = stacked(sample_of(args, kwargs)), self.decoder
             step.decode = decoder if self.once(("decode", sample.shape), lambda: decoder.takes(sample)) else None
         self._check_beginning(timestep)
+        self._check_scale()
         self.step = step
         self.index += 1
         return step
@@ -128,6 +129,20 @@ class Call:
                 ),
             )
         self.known["beginning"] = self.schedule, timestep
+
+    def _check_scale(self) -> None:
+        """Warn, once, of a scale that a callback of the user's own, or the pipeline, changes from step to step."""
+        scale = getattr(self.pipe, "_guidance_scale", None)
+        if not isinstance(scale, (int, float)):  # tensors would have to be waited for
+            return
+        if scale != self.known.setdefault("scale", scale) and getattr(self.pipe, "do_classifier_free_guidance", True):
+            self.once(
+                "said of the scale",
+                lambda: warn_user(
+                    f"the guidance scale of {type(self.pipe).__name__} was changed on the way, to {scale:g}: the "
+                    "rule's counts, which Scheduled(rule, ...) changes from step to step"
+                ),
+            )
 
     def _total(self, timestep: Any) -> int:
         """How many evaluations a sampling makes that begins at `timestep`: image-to-image ones leave the first out."""

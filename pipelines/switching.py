@@ -42,6 +42,9 @@ def switched_on(
     if arguments.get("guidance_rescale"):
         ours = "ClassifierFreeGuidance(guidance_rescale=...)"
         warn(f"the pipeline's guidance_rescale does nothing under a rule; use {ours}")
+    for name, _ in layout.also:
+        if arguments.get(name) is not None:
+            warn(f"{name} is not used: the rule's guidance_scale={scale} counts; Scheduled(rule, ...) changes it")
     arguments[layout.scale] = max(scale - layout.offset, layout.off + 0.5) if scale > 1 else layout.off + 1.0
     arguments.update(layout.also)
     if layout.negative is not None and not _has_negative(arguments):

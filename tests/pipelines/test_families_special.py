@@ -1,4 +1,4 @@
-"""What is special about single families: third axes, further passes, scales per frame, x0 where a sign is flipped."""
+"""What is special in single families: third axes, further passes, scales per frame or step, x0 where a sign flips."""
 
 from dataclasses import replace
 from typing import Any
@@ -175,3 +175,17 @@ def test_sound_and_video(family: Family, prompts: int) -> None:
         assert {record.evaluations for record in guided.trace} == {1}
         guided.guidance = AdaptiveProjectedGuidance(5.0)
         assert (family.run(guided, prompts) - native).abs().max() > 1e-3
+
+
+def test_a_scale_that_is_changed_on_the_way_is_warned_of() -> None:
+    def lower(pipe: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        pipe._guidance_scale = 5.0 - index
+        return {}
+
+    for name, options in (("sd", {"callback_on_step_end": lower}), ("cogvideox", {"use_dynamic_cfg": True})):
+        family = BY_NAME[name]
+        with guide(family.build(), ClassifierFreeGuidance(5.0)) as guided:
+            plain = family.run(guided)
+            with pytest.warns(UserWarning, match="was changed on the way, to") as warned:
+                assert torch.equal(family.run(guided, **options), plain)
+            assert len(warned) == 1

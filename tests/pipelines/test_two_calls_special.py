@@ -75,6 +75,14 @@ def test_exception_with_a_pass_left_out_leaves_nothing_behind(family: Family, pi
         assert torch.equal(family.run(guided), expected)
 
 
+@pytest.mark.parametrize("family", [FAMILIES["ideogram4"]], ids=str)
+def test_a_schedule_of_the_pipelines_own_does_not_count_and_is_warned_of(family: Family, pipe: Any) -> None:
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        plain = family.run(guided)
+        with pytest.warns(UserWarning, match="guidance_schedule is not used"):
+            assert torch.equal(family.run(guided, guidance_schedule=(9.0,) * 4), plain)
+
+
 @pytest.mark.parametrize("family", [FAMILIES["flux2-klein"]], ids=str)
 def test_distilled_model_says_that_there_is_nothing_to_act_on(family: Family, pipe: Any) -> None:
     pipe.register_to_config(is_distilled=True)
