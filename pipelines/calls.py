@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from diffguide.guidance import Guidance, Step, Trace
 
 from .decoding import Decoder
-from .errors import UserError, warn_user
-from .frames import variables_of
+from .errors import UserError
 from .layouts import Layout
 from .levels import Levels
 from .parametrization import describe_step, restated
+from .places import Places
 from .regions import watch_latents
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -35,8 +35,7 @@ class Call:
     """One call of a pipeline: its arguments, the rule, its state, its trace, and the evaluation under way.
 
     decoder: what makes images of x0; None: nothing does. levels: the scheduler's tables. known: what `once` knows.
-    schedule: the scheduler's timesteps in the sampling under way, of which index evaluations were made. count: how many
-    tokens are latents, where `Layout.tokens` says that some are.
+    count: how many tokens are latents, where `Layout.tokens` says that some are. places: of the evaluations.
     """
 
     pipe: Any
@@ -47,14 +46,14 @@ class Call:
     trace: Trace = field(default_factory=Trace)
     state: dict[str, Any] = field(default_factory=dict)
     step: Step = field(default_factory=Step)
-    index: int = 0
-    schedule: Any = None
     undo: list[Callable[[], None]] = field(default_factory=list)
     levels: Levels = field(default_factory=Levels)
     known: dict[Any, Any] = field(default_factory=dict)
     count: int | None = None
+    places: Places = field(init=False)
 
     def __post_init__(self) -> None:
+        self.places = Places(self.pipe, self.layout, self.arguments)
         if self.layout.tokens:
             self.undo.append(watch_latents(self.pipe, lambda count: setattr(self, "count", count)))
 
@@ -71,23 +70,11 @@ class Call:
         rows: int,
         evaluate: Callable[[Tensor], Tensor] | None = None,
     ) -> Step:
-        """Describe the evaluation of `rows` images that begins, which `evaluate` can make once more.
-
-        The timestep is the scheduler's: some hand the model a scaled one.
-        """
-        scheduler = self._scheduler
-        self._begin_anew(getattr(scheduler, "timesteps", None))
-        timestep = getattr(self.pipe, "_current_timestep", None)
-        if scheduler.config.get("invert_sigmas"):
-            timestep = None  # Mochi states it the other way round than its scheduler
-        if timestep is None and self.layout.scaled_timestep:
-            timestep = scheduler.timesteps[(getattr(scheduler, "begin_index", None) or 0) + self.index]
-        elif timestep is None:
-            timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        if isinstance(timestep, Tensor) and timestep.ndim:
-            timestep = timestep.flatten()[0]
-        total = self.step.total if self.index else self._total(timestep)
-        step = describe_step(scheduler, timestep, self.index, total, self.state, self.levels)
+        """Describe the evaluation of `rows` images that begins, which `evaluate` can make once more."""
+        timestep, index, total = self.places.next(kwargs, args)
+        if index == 0:
+            self.state = {}
+        step = describe_step(self.places.scheduler, timestep, index, total, self.state, self.levels)
         step = restated(step, self.layout.predicts)
         if self.layout.frame_timesteps and (frames := kwargs["timestep"].flatten()).ne(frames[-1]).any():
             # The pipeline itself has read these from the device; x0 would need a sigma per frame.
@@ -98,68 +85,8 @@ class Call:
         if self.decoder is not None and not self.layout.streams:
             sample, decoder = stacked(sample_of(args, kwargs)), self.decoder
             step.decode = decoder if self.once(("decode", sample.shape), lambda: decoder.takes(sample)) else None
-        self._check_beginning(timestep)
-        self._check_scale()
         self.step = step
-        self.index += 1
         return step
-
-    def _begin_anew(self, schedule: Any) -> None:
-        """What a rule remembers lasts for one sampling, of which some calls make several: sections, FreeInit.
-
-        A new one begins where the scheduler has new timesteps, or where the old ones are used up: all of them, since a
-        pipeline may say too few (AceStep does, given timesteps of one's own).
-        """
-        used_up = self.index >= max(self.step.total, 0 if schedule is None else len(schedule))
-        if schedule is not self.schedule or used_up:
-            self.index, self.state = 0, {}
-        self.schedule = schedule
-
-    def _check_beginning(self, timestep: Any) -> None:
-        """Warn, once, of a sampling that begins where the one before did not: evaluations that no step goes with."""
-        if self.index:
-            return
-        first = self.known.setdefault("beginning", (self.schedule, timestep))
-        if first[0] is self.schedule and float(first[1]) != float(timestep):
-            self.once(
-                "said",
-                lambda: warn_user(
-                    f"{type(self.pipe).__name__} evaluates its denoiser more often than its scheduler has steps: the "
-                    "rule acts on every evaluation, and counts steps wrongly"
-                ),
-            )
-        self.known["beginning"] = self.schedule, timestep
-
-    def _check_scale(self) -> None:
-        """Warn, once, of a scale that a callback of the user's own, or the pipeline, changes from step to step."""
-        scale = getattr(self.pipe, "_guidance_scale", None)
-        if not isinstance(scale, (int, float)):  # tensors would have to be waited for
-            return
-        if scale != self.known.setdefault("scale", scale) and getattr(self.pipe, "do_classifier_free_guidance", True):
-            self.once(
-                "said of the scale",
-                lambda: warn_user(
-                    f"the guidance scale of {type(self.pipe).__name__} was changed on the way, to {scale:g}: the "
-                    "rule's counts, which Scheduled(rule, ...) changes from step to step"
-                ),
-            )
-
-    def _total(self, timestep: Any) -> int:
-        """How many evaluations a sampling makes that begins at `timestep`: image-to-image ones leave the first out."""
-        total: int | None = getattr(self.pipe, "_num_timesteps", None)
-        if total and self.arguments.get("denoising_end"):  # some note it before they leave out what comes after
-            return len(variables_of(self.pipe).get("timesteps", range(total)))
-        if total:
-            return total
-        left_out: int | None = getattr(self._scheduler, "begin_index", None)
-        if left_out is None:  # the timestep is read from its device, once a sampling
-            timesteps, first = self.schedule.tolist(), float(timestep)
-            left_out = timesteps.index(first) if first in timesteps else 0
-        return len(self.schedule) - left_out
-
-    @property
-    def _scheduler(self) -> Any:
-        return getattr(self.pipe, self.layout.scheduler)
 
     def _prompts(self, rows: int) -> tuple[str, ...]:
         """The text of each row: every pipeline has the images of one prompt next to each other."""
@@ -171,7 +98,7 @@ class Call:
 
     def finish(self) -> None:
         """The pipeline returned; UserError if the rule never had two predictions to act on."""
-        if not self.trace and self.index == 0:
+        if not self.trace and self.places.index == 0:
             raise UserError(
                 f"{type(self.pipe).__name__} sampled no step: its denoiser was not called. A strength that leaves no "
                 "step has to be larger, or num_inference_steps has"

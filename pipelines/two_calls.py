@@ -58,7 +58,7 @@ class TwoCalls(Call):
         if self.ignored:
             return
         named = by_name(module, args, kwargs)
-        text, position = named.get("encoder_hidden_states"), getattr(self._scheduler, "step_index", None)
+        text, position = named.get("encoder_hidden_states"), getattr(self.places.scheduler, "step_index", None)
         another = text is not self.text or self._one_text
         self.second = self.opened and another and position == self.position
         if self.second:
