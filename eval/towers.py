@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguide.guidance.clip_files import PREPROCESSOR
+from diffguide.guidance import clip_files
 from diffguide.guidance.preparation import Preparation
 from diffguide.pipelines import embedded
 from diffguide.pipelines.errors import UserError, one_line
@@ -69,11 +68,9 @@ class ClipExtractor(Extractor):
 def load_dinov2(
     weights: str | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Extractor:
-    """The extractor of FD-DINOv2, 224 x 224. UserError: the model is not there or is another one."""
-    from transformers import Dinov2Model
-
+    """The extractor of FD-DINOv2, 224 x 224. UserError: the model is not there, not whole, or another one."""
     name = weights or DINOV2
-    model = _load(Dinov2Model, name)
+    model = _dinov2(name)
     return Extractor(
         f"dinov2:{_short(name)}",
         _Dino(model),
@@ -91,14 +88,19 @@ def load_dinov2(
 def load_clip(
     weights: str | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ClipExtractor:
-    """A CLIP model: an embedded one (default emoji-clip), a hub id, a folder. UserError: not there, or another."""
-    from transformers import CLIPModel, CLIPTokenizer
+    """A CLIP model: an embedded one (default emoji-clip), a hub id, a folder.
 
+    UserError: it is not there, not whole, or another, or its preprocessor_config.json is no CLIP image processor's.
+    """
     name = weights or EMOJI_CLIP
     own = name in embedded.EMBEDDED and embedded.EMBEDDED[name].class_name == "CLIPModel"
-    source = str(embedded.MODELS / name) if own else name
-    model, tokenizer = _load(CLIPModel, source, name), _load(CLIPTokenizer, source, name)
-    mean, std = _normalisation(source)
+    source, local = _place(str(embedded.MODELS / name) if own else name)
+    try:
+        with quiet(progress_bars=not local):
+            model, tokenizer, config = clip_files.load(source, source, torch.float32, local or told_to_stay_offline())
+        mean, std = _normalisation({} if config is None else config)
+    except ValueError as error:
+        raise UserError(f"cannot use {name!r}: {one_line(error)}") from error
     return ClipExtractor(
         model,
         tokenizer,
@@ -114,32 +116,26 @@ def load_clip(
     )
 
 
-def _load(cls: Any, source: str, name: str | None = None) -> Any:
-    where, local = _place(source)
-    options = {"dtype": torch.float32} if issubclass(cls, nn.Module) else {}
+def _dinov2(name: str) -> Any:
+    from transformers import Dinov2Model
+
+    source, local = _place(name)
+    options = {"dtype": torch.float32, "local_files_only": local or told_to_stay_offline()}
     try:
         with quiet(progress_bars=not local):
-            return cls.from_pretrained(where, local_files_only=local or told_to_stay_offline(), **options)
+            model, report = Dinov2Model.from_pretrained(source, output_loading_info=True, **options)
+        if report["missing_keys"]:  # another model, of which transformers makes one with random weights
+            raise ValueError(f"it has no weights for {min(report['missing_keys'])}")
     except Exception as error:  # a missing or broken model makes the libraries raise nearly anything
         raise UserError(
-            f"cannot load {name or source!r} as a {cls.__name__}: give a hub id or a folder ({one_line(error, 160)})"
+            f"cannot load {name!r} as a Dinov2Model: give a hub id or a folder ({one_line(error, 160)})"
         ) from error
+    return model
 
 
-def _normalisation(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in [0, 255] of a model's preprocessor_config.json; what it leaves out is CLIP's own.
-
-    UserError: the file is no JSON, or of no image processor of CLIP.
-    """
-    from transformers.utils import cached_file
-
-    where, local = _place(source)
-    offline = local or told_to_stay_offline()
-    try:
-        path = cached_file(where, PREPROCESSOR, local_files_only=offline, _raise_exceptions_for_missing_entries=False)
-        stated = Preparation.from_config(json.loads(Path(path).read_text(encoding="utf-8")) if path else {})
-    except Exception as error:  # the libraries raise nearly anything
-        raise UserError(f"cannot use the {PREPROCESSOR} of {source!r}: {one_line(error, 160)}") from error
+def _normalisation(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in [0, 255] of a preprocessor_config.json; what it leaves out is CLIP's own."""
+    stated = Preparation.from_config(config)
     if stated.mean is None or stated.std is None:
         return (0.0,) * 3, (255.0,) * 3
     return tuple(255 * value for value in stated.mean), tuple(255 * value for value in stated.std)

@@ -77,7 +77,7 @@ class Preparation:
                 mean=mean if normalised else None,
                 std=std if normalised else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the preprocessor_config.json is not that of a CLIP image processor ({error!r})"
             ) from error

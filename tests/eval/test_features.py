@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffguide.eval.features import load_extractor
 from diffguide.eval.inception_layers import LAYERS, folded_weights
@@ -148,8 +149,20 @@ def test_a_clip_of_ones_own_has_its_own_normalisation(tmp_path, monkeypatch):
     moved = (images / 255 - 0.4) / 0.6 * 0.5 + 0.5
     torch.testing.assert_close(load_extractor("clip", "~/clip", device="cpu")(images), shipped(moved))
     (tmp_path / "clip" / PREPROCESSOR).write_text("{")
-    with pytest.raises(UserError, match=r"cannot use the preprocessor_config\.json of '~/clip'"):
+    with pytest.raises(UserError, match=r"cannot use '~/clip': file '.*/preprocessor_config\.json' is not JSON"):
         load_extractor("clip", "~/clip", device="cpu")
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path):
+    """Transformers would draw them at random, and every distance by such a network would be a number all the same."""
+    with pytest.raises(UserError, match="it has no weights for"):
+        load_extractor("dinov2", str(MODELS / "emoji-clip"), device="cpu")
+    clip = shutil.copytree(MODELS / "emoji-clip", tmp_path / "clip")
+    state = load_file(clip / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, clip / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"not a whole CLIP model: it has no weights for 'visual_projection\.weight'"):
+        load_extractor("clip", str(clip), device="cpu")
 
 
 def test_a_resize_is_for_inception():
