@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .replacing import replaced
 from .sampling import call_pipeline
 from .scoring import for_prompts, pipeline_of
 from .switching import call_parameters
@@ -71,13 +72,13 @@ def initial_noise(pipe: Any, prompt: str, seed: int, shared: Mapping[str, Any]) 
         taken.append(InitialNoise(noise[0], state))
         raise _Taken
 
-    native.prepare_latents = take
+    restore = replaced(native, "prepare_latents", take)
     try:
         call_pipeline(native, for_prompts(shared, [prompt]) | {"generator": [generator]})
     except _Taken:
         native.maybe_free_model_hooks()
     finally:
-        del native.prepare_latents
+        restore()
     if not taken:
         raise UserError(f"{name} makes no use of its prepare_latents: its initial noise cannot be chosen")
     return taken[0]

@@ -7,7 +7,6 @@ of classifier-free guidance is (1 - w) uncond + w cond, w being s or s + 1: the 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from .calls import prediction_of
 from .errors import UserError
 from .layouts import Layout
+from .replacing import replaced
 from .switching import call_parameters
 
 SCALES = ("true_cfg_scale", "guidance_scale")  # where a class has both, the second is an input of its model
@@ -162,8 +162,7 @@ def _watching(pipe: Any, seen: _Seen) -> Iterator[None]:
             if isinstance(part, nn.Module):
                 undo.append(part.register_forward_hook(noting(name)).remove)
             elif hasattr(part, "step") and hasattr(part, "set_timesteps"):
-                part.step = stopping(name)
-                undo.append(functools.partial(delattr, part, "step"))
+                undo.append(replaced(part, "step", stopping(name)))
         yield
     finally:
         for each in undo:

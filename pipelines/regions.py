@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .layouts import Layout
+from .replacing import replaced
 
 
 def region(pipe: Any, layout: Layout, count: int | None, frame: int = 1) -> Any:
@@ -52,18 +53,11 @@ def latents_in(sample: Tensor, prediction: Tensor, where: Any) -> Tensor:
 
 def watch_latents(pipe: Any, report: Callable[[int], None]) -> Callable[[], None]:
     """Let `pipe.prepare_latents` report how many entries along dimension 1 it makes; returns what undoes this."""
-    native, before = pipe.prepare_latents, vars(pipe).get("prepare_latents")
+    native = pipe.prepare_latents
 
     def prepare(*args: Any, **kwargs: Any) -> Any:
         prepared = native(*args, **kwargs)
         report((prepared[0] if isinstance(prepared, tuple) else prepared).shape[1])
         return prepared
 
-    def restore() -> None:
-        if before is None:
-            del pipe.__dict__["prepare_latents"]
-        else:
-            pipe.__dict__["prepare_latents"] = before
-
-    pipe.__dict__["prepare_latents"] = prepare
-    return restore
+    return replaced(pipe, "prepare_latents", prepare)

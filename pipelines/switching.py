@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import UserError, amount
 from .layouts import TEXT, Layout
+from .replacing import replaced
 
 _PLACED = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 _FURTHER = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -95,7 +96,7 @@ def negative_embeddings(
     denoiser, by name, those that are others for the negative prompt.
     UserError: there are only embeddings of the prompt, and nothing to embed a negative prompt with.
     """
-    native, before, name = pipe.encode_prompt, vars(pipe).get("encode_prompt"), type(pipe).__name__
+    native, name = pipe.encode_prompt, type(pipe).__name__
     signature = inspect.signature(type(pipe).encode_prompt)
     known = [each for each in signature.parameters if each.startswith(("prompt", "pooled_"))]
     negative = {each: arguments.pop(f"negative_{each}", None) for each in known}
@@ -120,19 +121,12 @@ def negative_embeddings(
             raise UserError(f"{name} needs as many negative prompts as prompts: {images}, {rows[1]} of them")
         return embedded
 
-    def restore() -> None:
-        if before is None:
-            del pipe.encode_prompt
-        else:
-            pipe.encode_prompt = before
-
     def others(seen: dict[str, Any]) -> dict[str, Any]:
         text = {TEXT: found[1][0].to(seen[TEXT].dtype)}
         pairs = [(own, new) for own, new in zip(*found) if own is not None]
         return {name: new for name, value in seen.items() for own, new in pairs if value is own} | text
 
-    pipe.encode_prompt = encode_prompt
-    return others, restore
+    return others, replaced(pipe, "encode_prompt", encode_prompt)
 
 
 def takes_negative(native: type[Any]) -> bool:

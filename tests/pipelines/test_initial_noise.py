@@ -1,5 +1,7 @@
 """Initial noise given as latents gives what its seed gives, in whatever layout a pipeline keeps it."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -45,6 +47,19 @@ def test_a_rule_and_a_negative_prompt_may_be_there():
     alone = initial_noise(pipe, "dog", 6, shared)
     with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
         assert torch.equal(initial_noise(guided, "dog", 6, shared).noise, alone.noise)
+
+
+def test_a_method_that_others_have_put_on_the_pipeline_is_there_again():
+    pipe = BY_NAME["sd"].build()
+    native = pipe.prepare_latents
+
+    @functools.wraps(native)
+    def own(*args, **kwargs):
+        return native(*args, **kwargs)
+
+    pipe.prepare_latents = own
+    initial_noise(pipe, "dog", 6, {"num_inference_steps": 2})
+    assert pipe.prepare_latents is own
 
 
 def test_perturbations_do_not_repeat_the_noise_of_the_seed():

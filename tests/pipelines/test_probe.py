@@ -1,5 +1,6 @@
 """Pipelines that the table does not know (here: known ones, taken out of it): probed, or refused with what was seen."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -38,6 +39,21 @@ PROBED = {
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "_BY_CLASS", {})
+
+
+def test_a_step_that_others_have_put_on_the_scheduler_is_there_again(unknown: None) -> None:
+    family = BY_NAME["sd"]
+    pipe = family.build()
+    native = pipe.scheduler.step
+
+    @functools.wraps(native)
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return native(*args, **kwargs)
+
+    pipe.scheduler.step = own
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        family.run(guided)
+    assert pipe.scheduler.step is own
 
 
 @pytest.mark.parametrize("name", PROBED)
