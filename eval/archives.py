@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -18,13 +18,13 @@ from diffguide.pipelines.errors import UserError, one_line
 from diffguide.pipelines.metadata import HEAD, begins_a_sheet
 
 from .decode import MAX_PIXELS, Bad
-from .npz import Npz
+from .npz import DAMAGE, Npz
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 MAX_FILE = 2**28  # bytes of one image
 MAX_CAPTION = 2**16  # bytes
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
+_DAMAGE = (*DAMAGE, tarfile.TarError)
 
 Entry = tuple[str, bytes | Bad, str | None]
 """Name, content (or why there is none) and caption of one image file."""
@@ -158,17 +158,14 @@ def _text(data: bytes | Bad) -> str | None:
     return None if isinstance(data, Bad) else data.decode("utf-8", "replace").strip()
 
 
-class _readable:  # noqa: N801
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Errors of reading an archive as a UserError that names it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UserError(f"cannot read {str(self.path)!r}: {error.strerror or one_line(error)}") from error
-        if isinstance(error, _DAMAGE) and not isinstance(error, UserError):
-            raise UserError(f"{str(self.path)!r} is a damaged archive ({one_line(error, 120)})") from error
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror or one_line(error)}") from error
+    except _DAMAGE as error:
+        raise UserError(f"{str(path)!r} is a damaged archive ({one_line(error, 120)})") from error

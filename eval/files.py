@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,10 +25,12 @@ def read_arrays(path: Path) -> Arrays | None:
     """The arrays of an npz file without pickles; None for anything that is not a whole one."""
     import numpy as np
 
+    from .npz import DAMAGE
+
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, KeyError, *DAMAGE):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 import zlib
@@ -13,7 +14,9 @@ import numpy as np
 
 from diffguide.pipelines.errors import UserError, one_line
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError)
+"""What a damaged zip or npz file makes Python and NumPy raise."""
+
 _ANY_SIZE = 2**62
 
 
@@ -26,7 +29,7 @@ class Npz:
             self._zip = zipfile.ZipFile(self.path)
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {error.strerror or one_line(error)}") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise UserError(f"{str(path)!r} is not an npz file ({one_line(error, 120)})") from error
         self._members = {
             i.filename.removesuffix(".npy"): i for i in self._zip.infolist() if i.filename.endswith(".npy")
@@ -81,7 +84,7 @@ class Npz:
         except BaseException as error:
             if stream is not None:
                 stream.close()
-            if isinstance(error, (*_DAMAGE, KeyError, OSError)) and not isinstance(error, UserError):
+            if isinstance(error, (*DAMAGE, KeyError, OSError)) and not isinstance(error, UserError):
                 raise self._damaged(name, error) from error
             raise
         return stream, shape, dtype
@@ -98,7 +101,7 @@ class Npz:
     def _exactly(self, stream: IO[bytes], name: str, size: int) -> bytes:
         try:
             data = stream.read(size)
-        except (*_DAMAGE, OSError) as error:
+        except (*DAMAGE, OSError) as error:
             raise self._damaged(name, error) from error
         if len(data) < size:
             raise self._damaged(name, "it ends too early")
@@ -109,7 +112,4 @@ class Npz:
 
     @staticmethod
     def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-        size = dtype.itemsize
-        for side in shape:
-            size *= side
-        return size
+        return dtype.itemsize * math.prod(shape)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,21 @@ def test_webp_keeps_the_same_pixels(finished_run, tiny_plan, tmp_path):
     files = Store(whole, plan).image_path(3, 5), Store(tmp_path / "webp", webp).image_path(3, 5)
     with Image.open(files[0]) as png, Image.open(files[1]) as same:
         assert same.convert("RGB").tobytes() == png.tobytes()
+
+
+def test_a_file_with_any_bit_flipped_is_one_that_is_not_there(tmp_path):
+    path = tmp_path / "batch.npz"
+    np.savez(path, a=np.arange(3.0), b=np.ones((2, 3)))
+    whole = path.read_bytes()
+    for place, mask in product(range(len(whole)), (1, 8)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
+        found = read_arrays(path)  # which raises nothing
+        assert found is None or isinstance(found, dict)
+    path.write_bytes(whole)
+    found = read_arrays(path)
+    assert found.keys() == {"a", "b"}
+    assert np.array_equal(found["a"], np.arange(3.0))
+    assert found["b"].shape == (2, 3)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(finished_run, digest, tmp_path, monkeypatch):
