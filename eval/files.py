@@ -1,8 +1,7 @@
-"""Files that are whole or not there, errors of the disk in one line, and a folder held by one process."""
+"""Files that are whole or not there, and a folder held by one process."""
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguide.pipelines.errors import UserError, one_line
-from diffguide.pipelines.files import LOCK, held, whole
+from diffguide.pipelines.files import LOCK, held, plain_errors, whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,25 +57,13 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    """An OSError as a UserError in one line, which says that nothing finished is lost."""
-    try:
-        yield
-    except OSError as error:
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = FULL
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error
-
-
-@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; UserError if another compare is at work in it.
 
     Folders that were not there before and are still empty in the end go again.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with plain_errors(folder):
+    with plain_errors(folder, FULL):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with held(folder / LOCK, f"another compare is at work in {str(folder)!r}"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -152,9 +151,6 @@ def run_plan(
         with once():
             for images in sample_units(pipe, store, processes.share(todo), measures, processes.index):
                 progress.update(images * processes.count)
-    except UserError as error:
-        full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        raise UserError(f"{error}: what is finished is kept" if full and "kept" not in str(error) else error) from error
     finally:
         progress.close()
     processes.wait()

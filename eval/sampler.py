@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +15,15 @@ from torch import Tensor
 
 from diffguide.guidance import Guidance
 from diffguide.pipelines.calibrated import rule_on
-from diffguide.pipelines.metadata import save_png
+from diffguide.pipelines.files import whole
+from diffguide.pipelines.metadata import encoded_png
 from diffguide.pipelines.request import Request
 from diffguide.pipelines.sampling import Picture, sample
 from diffguide.pipelines.schedulers import make_scheduler
 from diffguide.pipelines.table import layout_of
 
 from .counting import counted
-from .files import Arrays, write_file
+from .files import FULL, Arrays
 from .plan import Cell, Plan
 from .store import Store, Unit
 
@@ -169,9 +169,9 @@ def _traced(pictures: Sequence[Picture], evaluations: float) -> Arrays:
 
 
 def _save(picture: Picture, path: Path) -> None:
-    if path.suffix == ".png":
-        save_png(picture.image, path, picture.settings)
-        return
-    encoded = BytesIO()
-    picture.image.save(encoded, format="WEBP", lossless=True, exact=True)
-    write_file(path, encoded.getvalue())
+    """Write a picture, not flushed to the disk, which can take 10 ms: its batch has its hash."""
+    with whole(path, FULL) as temporary:
+        if path.suffix == ".png":
+            temporary.write_bytes(encoded_png(picture.image, picture.settings))
+        else:
+            picture.image.save(temporary, format="WEBP", lossless=True, exact=True)

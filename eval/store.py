@@ -10,8 +10,9 @@
     results.csv, results.json, report.html
     per_image.npz                   what intervals are resampled from
 
-A batch counts as finished once its npz file is in place, which is written after its images. Every file is written under
-a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
+A batch counts as finished once its npz file is in place, which is written after its images and has their hashes. Every
+file is written under a temporary name and renamed, so that a name stands for a whole file, and all but images are
+flushed to the disk before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from diffguide.pipelines.errors import UserError
 
-from .files import Arrays, plain_errors, read_arrays, write_file
+from .files import FULL, Arrays, plain_errors, read_arrays, write_file
 from .plan import Plan
 
 Unit = tuple[int, int]
@@ -49,7 +50,7 @@ class Store:
 
     def make_folders(self) -> None:
         """Create what folders are missing. UserError if that is not possible."""
-        with plain_errors(self.folder):
+        with plain_errors(self.folder, FULL):
             (self.folder / "seconds").mkdir(parents=True, exist_ok=True)
             for cell in range(len(self.plan.cells)):
                 for path in (self.image_path(cell, 0), self.batch_path(cell, 0)):
@@ -71,7 +72,7 @@ class Store:
         np.savez(packed, **self._with_hashes(cell, batch, arrays))  # type: ignore[arg-type]
         write_file(self.batch_path(cell, batch), packed.getvalue())
         line = {"cell": cell, "batch": batch, "images": len(self.plan.images(batch)), "seconds": seconds}
-        with plain_errors(self.folder), open(self.folder / "seconds" / f"{process}.jsonl", "a") as file:
+        with plain_errors(self.folder, FULL), open(self.folder / "seconds" / f"{process}.jsonl", "a") as file:
             file.write("\n" + json.dumps(line))  # the line break first: a torn line before it stays alone
 
     def read_batch(self, cell: int, batch: int) -> Arrays | None:

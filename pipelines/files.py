@@ -75,18 +75,25 @@ def held(lock: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
+def plain_errors(path: Path, when_full: str = "") -> Iterator[None]:
+    """An OSError as a UserError in one line. when_full: what it says besides where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        hint = when_full if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error
+
+
+@contextmanager
 def whole(path: Path, when_full: str = "") -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place at the end. After an error `path` is as it was.
 
-    UserError if it cannot be written. when_full: what its message says besides where the disk is full.
+    UserError if it cannot be written. when_full: see `plain_errors`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with plain_errors(path, when_full):
         try:
             yield temporary
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        hint = when_full if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or one_line(error)}{hint}") from error

@@ -98,6 +98,12 @@ def save_png(image: Image.Image, path: Path, settings: Settings | None = None, s
 
     sheet: whether this is a contact sheet, which the file then says. UserError if the file cannot be written.
     """
+    with whole(path) as temporary:
+        temporary.write_bytes(encoded_png(image, settings, sheet))
+
+
+def encoded_png(image: Image.Image, settings: Settings | None = None, sheet: bool = False) -> bytes:
+    """What `save_png` writes."""
     info = PngInfo()
     if sheet:
         info.add_text(SHEET_CHUNK, "contact sheet")
@@ -106,8 +112,7 @@ def save_png(image: Image.Image, path: Path, settings: Settings | None = None, s
         info.add_text(CHUNK, json.dumps(asdict(settings)))
     encoded = BytesIO()
     image.save(encoded, format="PNG", pnginfo=info)
-    with whole(path) as temporary:
-        temporary.write_bytes(encoded.getvalue())
+    return encoded.getvalue()
 
 
 def is_sheet(path: Path) -> bool:
