@@ -69,8 +69,7 @@ class AdaptiveGuidance(Guidance):
     def guide(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Measurement]:
         """Scale w for the samples that had not crossed before this step, 1 for the others."""
         c, u = precise(cond), precise(uncond)
-        xx, xy, yy = gram(*self._in_own_space(c, u, latents, step))
-        cosine = ratio(xy, (xx * yy).sqrt())
+        cosine = cosine_in(self.space, c, u, latents, step)
         crossed = step.state.get("crossed")
         if crossed is None:
             crossed = torch.zeros_like(cosine, dtype=torch.bool)
@@ -84,16 +83,23 @@ class AdaptiveGuidance(Guidance):
         step.decision = "conditional"
         return cond
 
-    def _in_own_space(self, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Both predictions there, up to a factor common to both.
 
-        Not divided by b as `in_space` does: it is 0 for the noise of flow models at sigma 1.
-        """
-        a, b = (per_sample(scalar, cond) for scalar in step.to_space(self.space))
-        if isinstance(a, float) and isinstance(b, float):
-            if a == 0:
-                return cond, uncond
-            z = precise(latents)
-            return torch.add(z, cond, alpha=b / a), torch.add(z, uncond, alpha=b / a)
-        z, factor = precise(latents) * a, torch.as_tensor(b, device=cond.device)
-        return torch.addcmul(z, cond, factor), torch.addcmul(z, uncond, factor)
+def cosine_in(space: str, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> Tensor:
+    """The cosine of two predictions (B, ...) in a space, a scalar per sample; 0 where one of them is 0 there."""
+    xx, xy, yy = gram(*_both_in(space, cond, uncond, latents, step))
+    return ratio(xy, (xx * yy).sqrt())
+
+
+def _both_in(space: str, cond: Tensor, uncond: Tensor, latents: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """Both predictions there, up to a factor common to both.
+
+    Not divided by b as `Guidance.in_space` does: it is 0 for the noise of flow models at sigma 1.
+    """
+    a, b = (per_sample(scalar, cond) for scalar in step.to_space(space))
+    if isinstance(a, float) and isinstance(b, float):
+        if a == 0:
+            return cond, uncond
+        z = precise(latents)
+        return torch.add(z, cond, alpha=b / a), torch.add(z, uncond, alpha=b / a)
+    z, factor = precise(latents) * a, torch.as_tensor(b, device=cond.device)
+    return torch.addcmul(z, cond, factor), torch.addcmul(z, uncond, factor)

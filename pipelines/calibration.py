@@ -21,8 +21,9 @@ from diffguide.guidance import (
     Step,
     Trajectories,
 )
+from diffguide.guidance.ag import cosine_in
 from diffguide.guidance.basis import Scalar
-from diffguide.guidance.tensors import inner, precise, ratio
+from diffguide.guidance.tensors import precise
 from diffguide.guidance.trace import Measurement
 
 from .errors import UserError
@@ -52,15 +53,13 @@ class Recorder(ClassifierFreeGuidance):
         """As plain guidance."""
         if step.index == 0:
             self.cond, self.uncond, self.levels, self.cosines = [], [], [], {space: [] for space in SPACES}
-        c, u, z = precise(cond), precise(uncond), precise(latents)
+        c, u = precise(cond), precise(uncond)
         self.step = step
         self.cond.append(c)
         self.uncond.append(u)
         self.levels.append(step.sigma)
         for space in SPACES:
-            a, b = step.to_space(space)
-            x, y = z * a + c * b, z * a + u * b
-            self.cosines[space].append(ratio(inner(x, y), (inner(x, x) * inner(y, y)).sqrt()).flatten())
+            self.cosines[space].append(cosine_in(space, c, u, latents, step).flatten())
         return super().guide(cond, uncond, latents, step)
 
 
