@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Guidance
+from .base import Guidance, whole
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
 from .trace import Measurement
@@ -39,10 +39,7 @@ class ClassifierFreeZeroStarGuidance(Guidance):
 
     def __init__(self, guidance_scale: float = 7.5, zero_init_steps: int | None = None):
         super().__init__(guidance_scale)
-        whole = isinstance(zero_init_steps, int) and not isinstance(zero_init_steps, bool) and zero_init_steps >= 0
-        if zero_init_steps is not None and not whole:
-            raise ValueError(f"zero_init_steps must be a whole number from 0, or None, not {zero_init_steps!r}")
-        self.zero_init_steps = zero_init_steps
+        self.zero_init_steps = None if zero_init_steps is None else whole("zero_init_steps", zero_init_steps, 0)
 
     def needs_uncond(self, step: Step) -> bool:
         """Not at a zeroed evaluation, nor at a scale of exactly 1."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance, finite, whole
 from .pyramid import bands, gaussians, padded, rebuilt, weighted
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
@@ -48,8 +48,7 @@ class FrequencyDecoupledGuidance(Guidance):
         parallel_weights: float | Sequence[float] | None = None,
     ):
         super().__init__(guidance_scale)
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-            raise ValueError(f"levels must be a whole number from 2, not {levels!r}")
+        levels = whole("levels", levels, 2)
         self.low_scale = _numbers("low_scale", low_scale, levels - 1)
         self.levels = levels
         self.parallel_weights = (

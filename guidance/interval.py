@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from .base import Guidance, finite
+from .base import Guidance, finite, share
 from .modifiers import Modifier
 from .step import Step
 
@@ -44,13 +44,11 @@ class Interval(Modifier):
         high: float | None = None,
     ):
         super().__init__(rule)
-        start, stop = finite("start", start), finite("stop", stop)
-        if not 0 <= start < stop <= 1:
-            raise ValueError(f"an interval needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
+        self.start, self.stop = share(start, stop)
         low, high = (None if level is None else finite("a noise level", level) for level in (low, high))
         if low is not None and high is not None and not low < high:
             raise ValueError(f"an interval of noise levels needs low < high, not low={low!r}, high={high!r}")
-        self.start, self.stop, self.low, self.high = start, stop, low, high
+        self.low, self.high = low, high
 
     def active(self, step: Step) -> bool:
         """Whether this step lies inside."""
@@ -71,12 +69,13 @@ class Interval(Modifier):
         return f"the interval {limits} holds none of the {step.total} evaluations{levels}: all were conditional"
 
     def _holds(self, step: Step) -> bool:
-        if not self.start <= step.index / step.total < self.stop:
-            return False
+        inside = step.within(self.start, self.stop)
         if self.low is None and self.high is None:
-            return True
-        if step.sigma is None:
+            return inside
+        if step.sigma is None:  # said at the first step, wherever the interval begins
             raise ValueError("this scheduler states no noise level: give the interval as start and stop")
+        if not inside:
+            return False
         sigma = float(step.sigma)
         beyond = 1 + 1e-6  # a level in float32 may lie above the number that it stands for
         return (self.low is None or sigma > self.low * beyond) and (self.high is None or sigma <= self.high * beyond)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .ascent import Ascent
-from .base import Guidance, finite
+from .base import Guidance, finite, share, whole
 from .basis import Scalar
 from .measurement import Measurement
 from .modifiers import Modifier
@@ -125,12 +125,9 @@ class RewardGuidance(Modifier):
                 "the initial noise (ZO-RankSGD), which need none"
             )
         self.strength = _at_least_0("strength", strength)
-        self.ascent_steps = _count("ascent_steps", ascent_steps, 1)
-        self.line_search = _count("line_search", line_search, 0)
-        start, stop = finite("start", start), finite("stop", stop)
-        if not 0 <= start < stop <= 1:
-            raise ValueError(f"the reward needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
-        self.start, self.stop = start, stop
+        self.ascent_steps = whole("ascent_steps", ascent_steps, 1)
+        self.line_search = whole("line_search", line_search, 0)
+        self.start, self.stop = share(start, stop)
         if not callable(weight) and weight not in WEIGHTS:
             raise ValueError(f"weight is {', '.join(map(repr, WEIGHTS))} or a function, not {weight!r}")
         self.weight, self.through_denoiser = weight, through_denoiser
@@ -141,7 +138,7 @@ class RewardGuidance(Modifier):
 
     def correct(self, guided: Tensor, cond: Tensor, latents: Tensor, step: Step) -> Tensor:
         """The prediction of the x0 that was moved, in the dtype of `guided`."""
-        if not self.strength or not self.start <= step.index / step.total < self.stop:
+        if not self.strength or not step.within(self.start, self.stop):
             return guided
         a, b = step.to_space(self.space)
         region = self._trust.at(step, guided)
@@ -189,9 +186,3 @@ def _at_least_0(name: str, value: float) -> float:
     if finite(name, value) < 0:
         raise ValueError(f"{name} must not be negative, not {value!r}")
     return float(value)
-
-
-def _count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}")
-    return value

@@ -70,6 +70,10 @@ class Step:
         """0 at the first evaluation, 1 at the last."""
         return self.index / max(self.total - 1, 1)
 
+    def within(self, start: float, stop: float) -> bool:
+        """Whether start <= i / n < stop for this evaluation, number i of n."""
+        return start <= self.index / self.total < stop
+
     def to_space(self, space: str) -> tuple[Scalar, Scalar]:
         """(a, b) with `space = a z + b prediction`; ValueError for a space that this step does not have."""
         if space == "prediction":

@@ -1,5 +1,6 @@
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from cases import predictions, step
@@ -172,3 +173,7 @@ def test_predictions_without_the_frequencies(shape, message):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         FrequencyDecoupledGuidance(10.0, **options)
+
+
+def test_a_whole_number_may_be_numpys():
+    assert FrequencyDecoupledGuidance(10.0, levels=np.int64(3)).levels == 3

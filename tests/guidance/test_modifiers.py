@@ -18,6 +18,7 @@ from diffguide.guidance import (
     Rescale,
     RewardGuidance,
     Scheduled,
+    Step,
 )
 
 
@@ -217,6 +218,8 @@ def test_an_interval_of_noise_levels_needs_noise_levels():
     here.sigma = None
     with pytest.raises(ValueError, match="states no noise level"):
         Interval(ClassifierFreeGuidance(2.0), low=1.0).needs_uncond(here)
+    with pytest.raises(ValueError, match="states no noise level"):  # also where the interval is over, or yet to come
+        Interval(ClassifierFreeGuidance(2.0), start=0.6, stop=0.7, low=1.0).needs_uncond(Step(index=0, total=4))
 
 
 def test_outside_an_interval_nothing_is_done_after_a_step():

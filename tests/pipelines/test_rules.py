@@ -71,7 +71,7 @@ def test_the_pipelines_own_guidance_is_no_rule(name):
         ("apg+cfg", "'apg' and 'cfg' are both rules"),
         ("apg+interval+rescale+interval:stop=0.5", "'interval' is given twice"),
         ("apg+interval:stp=0.5", r"unknown option of rule 'interval' 'stp': did you mean 'stop'\?"),
-        ("apg+interval:stop=2", "rule 'interval': an interval needs"),
+        ("apg+interval:stop=2", "rule 'interval': a part of sampling needs"),
         ("cfg:guidance_rescale=0.5+rescale", "rule 'rescale': .* is rescaled already"),
         ("cfg+scheduled:schedule=sine", "must be linear or cosine, not 'sine'"),
         ("cfg+energy:percentiles=45", "two numbers such as 45/55 or none, not '45'"),
