@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
+from .checks import finite
 from .step import Step
 from .tensors import gram, per_sample, precise, ratio, restored
 from .trace import Measurement

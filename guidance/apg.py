@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
 from .basis import Scalar
+from .checks import finite
 from .step import Step
 from .tensors import TINY, gram, precise, ratio, restored, spare, squared_norm
 from .trace import Measurement

@@ -15,9 +15,7 @@ lambda in other units, and that of NAG is one of attention.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from . import saving
 from .basis import Basis, Combination, Scalar
+from .checks import finite
 from .step import Step
 from .tensors import per_sample, precise
 from .trace import Measurement
@@ -195,25 +194,3 @@ class Guidance:
     def __repr__(self) -> str:
         options = [f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_")]
         return f"{type(self).__name__}({', '.join(options)})"
-
-
-def finite(name: str, value: float) -> float:
-    """`value` as a float; ValueError naming the option if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):  # NumPy's are Real, too
-        raise ValueError(f"{name} must be a finite number, not {value!r}")
-    return float(value)
-
-
-def share(start: float, stop: float) -> tuple[float, float]:
-    """The part of sampling for `Step.within`; ValueError if it is not one, 0 <= start < stop <= 1."""
-    start, stop = finite("start", start), finite("stop", stop)
-    if not 0 <= start < stop <= 1:
-        raise ValueError(f"a part of sampling needs 0 <= start < stop <= 1, not start={start!r}, stop={stop!r}")
-    return start, stop
-
-
-def whole(name: str, value: int, least: int) -> int:
-    """`value` as an int; ValueError naming the option if it is not a whole number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}")
-    return int(value)

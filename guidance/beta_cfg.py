@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
+from .checks import finite
 from .step import Step
 from .tensors import precise, restored, squared_norm
 from .trace import Measurement

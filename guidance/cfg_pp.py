@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
 from .basis import Scalar
+from .checks import finite
 from .step import Step
 from .tensors import per_sample, precise, restored
 from .trace import Measurement

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Guidance, whole
+from .base import Guidance
+from .checks import whole
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
 from .trace import Measurement

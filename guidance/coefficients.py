@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import finite
+from .checks import finite
 from .files import read_json
 from .step import Step
 

@@ -13,8 +13,9 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
 from .basis import Scalar
+from .checks import finite
 from .modifiers import Correction
 from .step import Step
 from .tensors import inner, precise, restored, spare, squared_norm

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite, whole
+from .base import Guidance
+from .checks import finite, whole
 from .pyramid import bands, gaussians, padded, rebuilt, weighted
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from .base import Guidance, finite, share
+from .base import Guidance
+from .checks import finite, share
 from .modifiers import Modifier
 from .step import Step
 

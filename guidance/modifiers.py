@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
 from .cfg import rescaled
+from .checks import finite
 from .step import Step
 from .trace import Measurement
 

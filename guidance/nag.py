@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Guidance, Vectors, finite
+from .base import Guidance, Vectors
 from .basis import Combination
+from .checks import finite
 from .step import Step
 from .tensors import TINY, precise, restored
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import finite
+from .checks import finite
 from .files import read_json
 from .reward import Reward, as_reward
 from .tensors import precise

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .ascent import Ascent
-from .base import Guidance, finite, share, whole
+from .base import Guidance
 from .basis import Scalar
+from .checks import finite, share, whole
 from .measurement import Measurement
 from .modifiers import Modifier
 from .reward import as_reward

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from .base import Guidance, finite
+from .base import Guidance
+from .checks import finite
 from .modifiers import Modifier
 from .step import Step
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Guidance, finite
+from .base import Guidance
+from .checks import finite
 from .modifiers import Correction
 from .step import Step
 from .tensors import precise

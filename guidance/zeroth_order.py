@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import finite
+from .checks import finite
 
 
 def rank_weights(candidates: int, ranked: int) -> list[float]:
