@@ -15,9 +15,11 @@ from .divergence import DIVERGENCES, Divergence
 from .fdg import FrequencyDecoupledGuidance
 from .interval import Interval
 from .linear_ag import LinearAdaptiveGuidance
+from .measurement import Measurement
 from .modifiers import Correction, Modifier, Rescale
 from .nag import NormalizedAttentionGuidance
 from .raag import RatioAwareAdaptiveGuidance
+from .records import TraceRecord
 from .reward import Reward, as_reward
 from .reward_ensemble import RewardEnsemble
 from .reward_guidance import RewardGuidance
@@ -25,7 +27,7 @@ from .schedules import Scheduled
 from .step import Step
 from .tcfg import TangentialClassifierFreeGuidance
 from .thresholding import DynamicThresholding, ReflectingWall
-from .trace import Measurement, Trace, TraceRecord
+from .trace import Trace
 from .zeroth_order import ZerothOrderRankSearch
 
 __all__ = [

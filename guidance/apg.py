@@ -11,9 +11,9 @@ from torch import Tensor
 from .base import Guidance
 from .basis import Scalar
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import TINY, gram, precise, ratio, restored, spare, squared_norm
-from .trace import Measurement
 
 SPACES = ("denoised", "prediction")
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from . import saving
 from .basis import Basis, Combination, Scalar
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import per_sample, precise
-from .trace import Measurement
 
 if TYPE_CHECKING:
     from typing_extensions import Self

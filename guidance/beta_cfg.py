@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .base import Guidance
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import precise, restored, squared_norm
-from .trace import Measurement
 
 
 class BetaClassifierFreeGuidance(Guidance):

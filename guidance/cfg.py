@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .base import Guidance
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import precise, restored, variation
-from .trace import Measurement
 
 
 class ClassifierFreeGuidance(Guidance):

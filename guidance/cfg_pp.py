@@ -10,9 +10,9 @@ from torch import Tensor
 from .base import Guidance
 from .basis import Scalar
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import per_sample, precise, restored
-from .trace import Measurement
 
 
 class ClassifierFreeGuidancePlusPlus(Guidance):

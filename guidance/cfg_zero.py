@@ -7,9 +7,9 @@ from torch import Tensor
 
 from .base import Guidance
 from .checks import whole
+from .measurement import Measurement
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
-from .trace import Measurement
 
 NOISE_ALONE = 0.95
 """Share of noise from which on a sampling counts as one that begins in noise alone."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .base import Guidance
 from .checks import finite, whole
+from .measurement import Measurement
 from .pyramid import bands, gaussians, padded, rebuilt, weighted
 from .step import Step
 from .tensors import inner, precise, ratio, restored, squared_norm
-from .trace import Measurement
 
 
 class FrequencyDecoupledGuidance(Guidance):

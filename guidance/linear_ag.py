@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .base import Guidance
 from .coefficients import Coefficients, Trajectories
+from .measurement import Measurement
 from .step import Step
 from .tensors import precise
-from .trace import Measurement
 
 
 class LinearAdaptiveGuidance(Guidance):

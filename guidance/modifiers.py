@@ -15,8 +15,8 @@ from torch import Tensor
 from .base import Guidance
 from .cfg import rescaled
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
-from .trace import Measurement
 
 
 class Modifier(Guidance):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .base import Guidance
 from .checks import finite
+from .measurement import Measurement
 from .step import Step
 from .tensors import TINY, precise, ratio, restored, squared_norm
-from .trace import Measurement
 
 # guidance_scale is w_max: the paper's (v4, Appendix A.3), for all models, and that of the authors' script for SD3.5.
 PRESETS: dict[str, dict[str, float]] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from .basis import Scalar
 
 if TYPE_CHECKING:
-    from .trace import Measurement
+    from .measurement import Measurement
 
 
 @dataclass

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .base import Guidance
+from .measurement import Measurement
 from .step import Step
 from .tensors import gram, precise, restored
-from .trace import Measurement
 
 
 class TangentialClassifierFreeGuidance(Guidance):

@@ -14,8 +14,6 @@ from .step import Step
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Measurement", "Trace", "TraceRecord"]
-
 VERSION = 1
 
 

@@ -18,13 +18,13 @@ from diffguide.guidance import (
     Coefficients,
     Guidance,
     LinearAdaptiveGuidance,
+    Measurement,
     Step,
     Trajectories,
 )
 from diffguide.guidance.ag import cosine_in
 from diffguide.guidance.basis import Scalar
 from diffguide.guidance.tensors import precise
-from diffguide.guidance.trace import Measurement
 
 from .errors import UserError
 from .handle import guide

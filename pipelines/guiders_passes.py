@@ -8,8 +8,7 @@ from typing import Any
 from diffusers.guiders import BaseGuidance
 from torch import Tensor, nn
 
-from diffguide.guidance import Guidance, Step, Trace
-from diffguide.guidance.trace import Measurement
+from diffguide.guidance import Guidance, Measurement, Step, Trace
 
 from .batched import BatchedCall
 from .calls import Arguments, argument_names, prediction_of, standstill

@@ -10,8 +10,7 @@ from diffusers.guiders import BaseGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
 from torch import Tensor, nn
 
-from diffguide.guidance import Guidance, Trace
-from diffguide.guidance.trace import Measurement
+from diffguide.guidance import Guidance, Measurement, Trace
 
 from .calls import sample_of, standstill
 from .contract import conditional_by, guided_by

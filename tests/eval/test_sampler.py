@@ -3,8 +3,7 @@
 import torch
 
 from diffguide.eval.sampler import _traced
-from diffguide.guidance import Step, Trace
-from diffguide.guidance.trace import Measurement
+from diffguide.guidance import Measurement, Step, Trace
 from diffguide.pipelines.sampling import Picture
 
 
