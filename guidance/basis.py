@@ -8,7 +8,6 @@ d = c - u is a tensor of its own since |c|^2 - 2<c,u> + |u|^2 cancels when c is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .tensors import inner, precise
+from .tensors import inner, per_sample, precise
 
 _FOREIGN = (
     "a combination has other combinations added to it, and numbers or tensors (B,) multiplied with it, not a {} added: "
@@ -64,11 +63,6 @@ class Basis:
     def first(self) -> Tensor:
         """(B, ...): one of the tensors, for its shape, dtype and device."""
         return self.tensor(next(iter(self._tensors)))
-
-    @property
-    def numel(self) -> int:
-        """The number of elements of one sample."""
-        return math.prod(self.first.shape[1:])
 
     def zeros(self) -> Tensor:
         """(B,): a scalar of zero for each sample."""
@@ -199,8 +193,7 @@ def _shaped(scalar: Any, like: Tensor) -> Any:
     """A scalar per sample, so that it can be multiplied with (B, ...)."""
     if not isinstance(scalar, Tensor):
         return scalar
-    scalar = scalar.to(like)
-    return scalar.view(-1, *[1] * (like.ndim - 1)) if scalar.ndim else scalar
+    return per_sample(scalar.to(like), like)
 
 
 def _scaled(factor: float, scalar: Tensor | None) -> Any:

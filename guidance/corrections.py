@@ -18,7 +18,7 @@ from .basis import Scalar
 from .checks import finite
 from .modifiers import Correction
 from .step import Step
-from .tensors import inner, precise, restored, spare, squared_norm
+from .tensors import inner, per_sample, precise, restored, spare, squared_norm
 from .thresholding import quantile
 
 
@@ -80,7 +80,7 @@ class Renorm(Correction):
         g = precise(guided)
         factor = _factor(self.limit * self._norm(precise(cond)), self._norm(g)).clamp(max=1)
         if isinstance(step.decision, Tensor):  # samples of a batch that are conditional already
-            factor = factor.masked_fill(step.decision.view(-1, *[1] * (g.ndim - 1)), 1.0)
+            factor = factor.masked_fill(per_sample(step.decision, g), 1.0)
         return restored(g * factor, guided)
 
     def _norm(self, x: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ costs twice what a tensor does; as an `alpha`, a `value` or a bound it costs not
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,10 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, torch.float32 if device.type == "mps" and tensor.dtype == torch.float64 else tensor.dtype)
 
 
+@overload
+def per_sample(scalar: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def per_sample(scalar: Tensor | float, like: Tensor) -> Tensor | float: ...
 def per_sample(scalar: Tensor | float, like: Tensor) -> Tensor | float:
     """A number, or one per sample (B,) or (B, 1, ...), as it multiplies a tensor (B, ...)."""
     if isinstance(scalar, Tensor) and scalar.ndim == 1:

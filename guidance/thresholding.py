@@ -12,7 +12,7 @@ from .base import Guidance
 from .checks import finite
 from .modifiers import Correction
 from .step import Step
-from .tensors import precise
+from .tensors import per_sample, precise
 
 
 class _Bounded(Correction):
@@ -97,5 +97,4 @@ def quantile(x: Tensor, share: float) -> Tensor:
     below = int(position)
     from_there = flat.topk(flat.shape[1] - below, sorted=False).values
     nearest = from_there.topk(min(2, from_there.shape[1]), largest=False).values
-    value = torch.lerp(nearest[:, 0], nearest[:, -1], position - below)
-    return value.view(-1, *[1] * (x.ndim - 1))
+    return per_sample(torch.lerp(nearest[:, 0], nearest[:, -1], position - below), x)

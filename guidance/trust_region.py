@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .divergence import DIVERGENCES, Divergence
 from .step import Step
+from .tensors import per_sample
 
 TINY = 1e-30
 INSIDE = 1 - 1e-5
@@ -66,7 +67,7 @@ class Region:
         if self.reach is None:
             return None
         radius = INSIDE * self.unit * self.reach * (self.s if self.kind.by_noise else 1.0) * self.s / self.a
-        return radius.view(-1, *[1] * (like.ndim - 1))
+        return per_sample(radius, like)
 
     def divergence(self, norm: Tensor) -> Tensor:
         """That of a move of x0 of this L2 norm."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import finite
+from .tensors import per_sample
 
 
 def rank_weights(candidates: int, ranked: int) -> list[float]:
@@ -34,8 +35,7 @@ def rank_weights(candidates: int, ranked: int) -> list[float]:
 def to_shell(noise: Tensor) -> Tensor:
     """Each of (n, ...) at norm sqrt(D), where nearly all Gaussian noise of D numbers is."""
     norms = torch.linalg.vector_norm(noise.flatten(1), dim=1)
-    scale = math.sqrt(math.prod(noise.shape[1:])) / norms
-    return noise * scale.view(-1, *[1] * (noise.ndim - 1))
+    return noise * per_sample(math.sqrt(math.prod(noise.shape[1:])) / norms, noise)
 
 
 class ZerothOrderRankSearch:
