@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .files import read_json
+from .files import read_json, write_json
 
 PREPROCESSOR = "preprocessor_config.json"
 _SPACE = "diffguide_space"
@@ -47,8 +46,7 @@ def save(folder: str | Path, model: Any, tokenizer: Any, preparation: dict[str, 
     """Write what `load` reads."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    text = json.dumps({**preparation, _SPACE: space}, indent=1)
-    Path(folder, PREPROCESSOR).write_text(text + "\n", encoding="utf-8")
+    write_json(Path(folder, PREPROCESSOR), {**preparation, _SPACE: space})
 
 
 def space(config: Any) -> str:

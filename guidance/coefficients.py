@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import isclose
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import finite
-from .files import read_json
+from .files import read_json, write_json
 from .step import Step
 
 FORMAT = "diffguide linear-ag coefficients"
@@ -89,8 +88,7 @@ class Coefficients:
 
     def save(self, path: str | Path) -> None:
         """Write the file, JSON."""
-        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> Coefficients:
@@ -157,7 +155,10 @@ class Trajectories:
         self.gram = torch.zeros(2 * steps, 2 * steps, dtype=torch.float64)
 
     def add(self, cond: Iterable[Tensor], uncond: Iterable[Tensor]) -> None:
-        """Take in the predictions of a batch under plain guidance, (B, ...) for each step."""
+        """Take in the predictions of a batch under plain guidance, (B, ...) for each step.
+
+        ValueError: not as many predictions of both kinds as steps.
+        """
         cond, uncond = list(cond), list(uncond)
         samples = len(cond[0])
         vectors = torch.stack([tensor.flatten().cpu().double() for tensor in (*cond, *uncond)])

@@ -1,4 +1,4 @@
-"""Reading a JSON file that somebody else may have written."""
+"""JSON files: written, and read where somebody else may have written them."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def read_json(path: Path, what: str) -> Any:
         raise ValueError(f"there is no {what} {str(path)!r}: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{what} {str(path)!r} is not JSON: {error}") from error
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content`, of plain values, to `path`."""
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import finite
-from .files import read_json
+from .files import read_json, write_json
 from .reward import Reward, as_reward
 from .tensors import precise
 
@@ -120,7 +119,7 @@ class RewardEnsemble(Reward):
         if self.scales is None:
             raise ValueError(f"the rewards of {self.name!r} are on no common scale: calibrate() first")
         rows = {name: {"mean": mean, "std": std} for name, (mean, std) in zip(self.names, self.scales)}
-        Path(path).write_text(json.dumps({"scales": rows}, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"scales": rows})
 
     def load_scales(self, path: str | Path) -> None:
         """Read what `save_scales` wrote. ValueError: it is not there, is damaged, or lacks one of the rewards."""

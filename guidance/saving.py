@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import read_json
+from .files import read_json, write_json
 
 if TYPE_CHECKING:
     from .base import Guidance
@@ -18,9 +18,9 @@ FILE = "guidance_config.json"
 
 def save(rule: Guidance, folder: str | Path) -> None:
     """Write `rule` to `folder`, which is made where it is missing."""
-    text = json.dumps(to_config(rule), indent=1)
+    config = to_config(rule)  # before the folder is made: it may refuse
     Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(Path(folder, FILE), config)
 
 
 def load(folder: str | Path, own: type[Guidance]) -> Guidance:
