@@ -60,6 +60,11 @@ def decode(data: bytes, name: str, convert: bool = False) -> Tensor | Bad:
         return _pixels(image, name, deep, convert)
 
 
+def pixels_of(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8: the pixels of a picture as 8-bit RGB, in memory of their own."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
 def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
     """How pixels are laid out in a PNG or TIFF file, before it is loaded; "RGB;16B"."""
     if image.format not in ("PNG", "TIFF"):
@@ -93,5 +98,4 @@ def _pixels(image: Image.Image, name: str, deep: bool, convert: bool) -> Tensor 
     if ("transparency" in image.info and not deep) or image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.array(image.convert("RGB"))  # (H, W, 3), its own memory
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return pixels_of(image)

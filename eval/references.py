@@ -63,16 +63,14 @@ class _Sheet:
         self.name = name
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, str]]:
-        import numpy as np
-        import torch
         from PIL import Image
+
+        from .decode import pixels_of
 
         about = _description(self.name)
         side, columns = about["side"], about["columns"]
         with Image.open(DATA / self.name / "sheet.webp") as sheet:
-            pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).permute(
-                2, 0, 1
-            )  # (3, rows * side, columns * side)
+            pixels = pixels_of(sheet)  # (3, rows * side, columns * side)
         for index, caption in enumerate(about["captions"]):
             y, x = side * (index // columns), side * (index % columns)
             yield f"{self.name}[{index}]", pixels[:, y : y + side, x : x + side].contiguous(), caption

@@ -23,6 +23,7 @@ from diffguide.pipelines.schedulers import make_scheduler
 from diffguide.pipelines.table import layout_of
 
 from .counting import counted
+from .decode import pixels_of
 from .files import FULL, Arrays
 from .plan import Cell, Plan
 from .store import Store, Unit
@@ -138,7 +139,7 @@ def measure_pictures(
 
 def to_tensor(image: Image) -> Tensor:
     """(3, H, W) in [0, 1] from a picture's 8-bit values: those that its file holds."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+    return pixels_of(image).float() / 255
 
 
 def _traced(pictures: Sequence[Picture], evaluations: float) -> Arrays:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffguide.pipelines.errors import UserError, one_line
 from diffguide.pipelines.metadata import is_sheet
 
 from .archives import MAX_CAPTION, MAX_FILE, TAR_SUFFIXES, Entry, NpzImages, TarImages, ZipImages, is_image
-from .decode import Bad
+from .decode import Bad, pixels_of
 from .folders import files_below
 from .images import Images
 
@@ -103,12 +104,9 @@ class _Given:
 
 
 def _from_pil(image: Any) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
     if not isinstance(image, Image.Image):
         raise UserError(f"images must be tensors or PIL images, not {type(image).__name__}")
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pixels_of(image)
 
 
 def _checked(image: Tensor, index: int) -> Tensor:
