@@ -73,24 +73,18 @@ class Moments:
         if features.ndim != 2 or (self.n and features.shape[1] != len(self._mean)):
             raise ValueError(f"features must be (N, {len(self._mean) if self.n else 'd'}), not {tuple(features.shape)}")
         x = features.detach().to("cpu" if features.device.type == "mps" else features.device).double()
-        if len(x):
-            mean = x.mean(0)
-            x = x - mean
-            self._add(len(x), mean, x.T @ x)
-
-    def merge(self, other: Moments) -> None:
-        """Take in what `other` has summed up."""
-        if other.n:
-            self._add(other.n, other._mean, other._scatter)
-
-    def _add(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        if not self.n:
-            self.n, self._mean, self._scatter = n, mean, scatter.clone()
+        if not len(x):
             return
-        total, delta = self.n + n, mean.to(self._mean.device) - self._mean
+        mean = x.mean(0)
+        x = x - mean
+        scatter = x.T @ x
+        if not self.n:
+            self.n, self._mean, self._scatter = len(x), mean, scatter
+            return
+        total, delta = self.n + len(x), mean.to(self._mean.device) - self._mean
         self._scatter += scatter.to(self._mean.device)
-        self._scatter.addr_(delta, delta, alpha=self.n * n / total)
-        self._mean = self._mean + delta * (n / total)
+        self._scatter.addr_(delta, delta, alpha=self.n * len(x) / total)
+        self._mean = self._mean + delta * (len(x) / total)
         self.n = total
 
     @property

@@ -32,15 +32,6 @@ def test_moments_are_numpys_and_do_not_depend_on_the_batch_size(features):
         np.testing.assert_allclose(moments.covariance.numpy(), np.cov(exact, rowvar=False), rtol=1e-10, atol=1e-13)
 
 
-def test_merging_two_processes_is_one_process(features):
-    one, other = summed(features[:50], 8), summed(features[50:], 8)
-    one.merge(other)
-    one.merge(Moments())
-    whole = summed(features, 130)
-    assert one.n == whole.n
-    torch.testing.assert_close(one.covariance, whole.covariance, rtol=1e-10, atol=1e-13)
-
-
 def test_what_is_saved_is_read_back_and_by_plain_numpy(tmp_path, features):
     statistics = summed(features, 32).statistics("net", "abc", "clean")
     save_statistics(tmp_path / "s.npz", statistics)
