@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from diffguide.pipelines.errors import unknown
 
+from .metric_functions import frechet
 from .metrics import METRICS
 
-FRECHET = ("fid", "fd_dinov2", "fd_efficientnet")
+FRECHET = tuple(name for name, metric in METRICS.items() if metric.compute is frechet)
 DASH, MINUS = "\u2013", "\u2212"
 COMPUTED = ("evaluations", "effective_scale")
 """What comes from the trace, and is not asked for."""
