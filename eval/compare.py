@@ -27,8 +27,8 @@ from diffguide.pipelines.arguments import (
     check_seed,
     check_side,
     check_steps,
+    check_text,
 )
-from diffguide.pipelines.arguments import check_text as checked_text
 from diffguide.pipelines.devices import check_dtype
 from diffguide.pipelines.request import DEFAULT_MODEL
 from diffguide.pipelines.rule_names import MODIFIERS, RULES
@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
     add("--model", "-m", default=DEFAULT_MODEL, help="embedded name, folder, .safetensors file or hub id (emoji-sd)")
     add("--num-images", type=argument(check_count), default=512, metavar="N", help="of each cell (default 512)")
     add("--prompt-file", metavar="FILE", help="one prompt a line, repeated if short (default: the emoji captions)")
-    add("--negative-prompt", type=argument(checked_text), metavar="TEXT", help="what not to draw")
+    add("--negative-prompt", type=argument(check_text), metavar="TEXT", help="what not to draw")
     add("--seed-start", type=argument(check_seed), default=0, metavar="K", help="image k has seed K + k (default 0)")
     add("--batch-size", type=argument(check_count), default=8, metavar="N", help="images made together (default 8)")
     add(

@@ -6,7 +6,7 @@ cells with weights that sum to one, and its interval follows from theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -59,8 +59,7 @@ def interpolate(points: Sequence[tuple[float, int]], x: float) -> tuple[tuple[in
     return ()
 
 
-def _match(cells: Sequence[Cell], efforts: Sequence[float], group: object) -> list[Match]:
-    assert callable(group)
+def _match(cells: Sequence[Cell], efforts: Sequence[float], group: Callable[[Cell], object]) -> list[Match]:
     first, *others = dict.fromkeys(cell.guidance for cell in cells)
     matches = []
     for number, cell in enumerate(cells):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -173,10 +173,7 @@ class Images:
 
 def summary(bad: list[Bad]) -> str:
     """How many of which kind, "3 truncated or damaged, 1 animated"."""
-    counts: dict[str, int] = {}
-    for one in bad:
-        counts[one.kind] = counts.get(one.kind, 0) + 1
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(one.kind for one in bad).items())
 
 
 def _result(name: str, task: Any, caption: str | None) -> tuple[str, Tensor | Bad, str | None]:

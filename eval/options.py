@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,5 @@ def check_networks(extractor: str | None, inception: str | None, resize: str | N
 def make_networks(args: argparse.Namespace) -> Networks:
     """The networks that the options ask for. UserError as `check_networks`."""
     check_networks(args.extractor, args.inception, args.resize)
-    names = ("extractor", "resize", "inception", "clip", "dinov2", "reward", "device", "dtype")
-    given: dict[str, Any] = {name: getattr(args, name, None) for name in names}
+    given: dict[str, Any] = {entry.name: getattr(args, entry.name, None) for entry in fields(Networks)}
     return Networks(**given)
