@@ -83,7 +83,7 @@ def evaluate_images(
         reference: the same, or statistics, or the path of a file of them, or the name of an embedded set; None: no
             distances.
         metrics: names of METRICS; None: saturation, contrast, clipping; with a reference FID, and KID, precision and
-            recall where its images are known; with prompts the CLIPScore.
+            recall where its images are known; with prompts, a reward or a baseline the CLIPScore, the reward, SSIM.
         prompts: one for each image; None: the texts beside the images.
         baseline: as `images`: what SSIM compares with, image by image, all of it in memory.
         reward: anything that `diffguide.guidance.as_reward` takes: (images, prompts) -> (N,), or of images alone.

@@ -119,7 +119,7 @@ def load_extractor(
 
     Raises:
         UserError: an unknown name, weights that are not there or do not fit, a resize for another network than
-            Inception, or an unknown device.
+            Inception, an unknown device, or float16 on the CPU.
     """
     network, weights = check_extractor(name, weights, resize)
     where = resolve_device(device)
