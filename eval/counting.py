@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
+from diffguide.pipelines.calls import sample_of
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.table import layout_of
 
@@ -26,9 +25,8 @@ class Counter:
         return found
 
     def __call__(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the rows of the model input, which comes first: a batch, or a list with one entry per row."""
-        first = next(value for value in [*args, *kwargs.values()] if isinstance(value, (Tensor, list)))
-        self.rows = (self.rows or 0) + len(first)
+        """Note the rows of the model input: a batch, or a list with one entry per row."""
+        self.rows = (self.rows or 0) + len(sample_of(args, kwargs))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -88,20 +89,19 @@ def sample_units(
             cell, batches = plan.cells[number], [batch for _, batch in group]
             pipe.scheduler = make_scheduler(cell.scheduler, own_scheduler) if cell.scheduler else own_scheduler
             request = request_of(plan, cell, [image for batch in batches for image in plan.images(batch)])
-            pictures = sample(pipe, rule_of(plan, cell), request)
-            for batch in batches:
-                images = plan.images(batch)
-                with counted(pipe) as counter:
-                    made = [next(pictures) for _ in images]
-                for image, picture in zip(images, made):
-                    if plan.keeps(image):
-                        _save(picture, store.image_path(number, image))
-                arrays = measure_pictures(made, measures, counter.per_image(len(images)))
-                if not (cell.native or has_uncond(pipe)):
-                    arrays["effective_scale"] = np.full(len(images), np.nan)
-                store.finish_batch(number, batch, arrays, sum(picture.seconds for picture in made), process)
-                yield len(images)
-            pictures.close()  # type: ignore[attr-defined]
+            with closing(sample(pipe, rule_of(plan, cell), request)) as pictures:  # which removes the rule
+                for batch in batches:
+                    images = plan.images(batch)
+                    with counted(pipe) as counter:
+                        made = [next(pictures) for _ in images]
+                    for image, picture in zip(images, made):
+                        if plan.keeps(image):
+                            _save(picture, store.image_path(number, image))
+                    arrays = measure_pictures(made, measures, counter.per_image(len(images)))
+                    if not (cell.native or has_uncond(pipe)):
+                        arrays["effective_scale"] = np.full(len(images), np.nan)
+                    store.finish_batch(number, batch, arrays, sum(picture.seconds for picture in made), process)
+                    yield len(images)
     finally:
         pipe.scheduler = own_scheduler
 

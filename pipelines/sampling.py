@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def make_rule(request: Request, pipe: DiffusionPipeline) -> Guidance | None:
 
 def sample(
     pipe: DiffusionPipeline, rule: Guidance | None, request: Request, further: Mapping[str, Any] = MappingProxyType({})
-) -> Iterator[Picture]:
+) -> Generator[Picture, None, None]:
     """The pictures of `request.jobs`, in order, `request.batch_size` at a time, each as soon as it is there.
 
     further: arguments that go into each call, over those of the request.
