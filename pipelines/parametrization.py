@@ -19,16 +19,14 @@ from diffguide.guidance.basis import Scalar
 
 from .kernels import Pair, between, kernel, renewal, share_of_angle
 from .levels import Levels, integer, number, numbers, over
+from .schedulers import is_flow
 
 
 def prediction_type(scheduler: Any) -> str:
     """What a model under this scheduler predicts: "epsilon", "v_prediction", "sample", "flow", or "unknown"."""
-    config = scheduler.config
-    if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas"):
-        return "flow"
-    kind = config.get("prediction_type", "unknown")
+    kind = scheduler.config.get("prediction_type", "unknown")
     # What Sana-Sprint's TrigFlow scheduler gets is worked out by the pipeline; its model predicts a velocity.
-    return "flow" if kind in ("flow_prediction", "trigflow") else kind
+    return "flow" if is_flow(scheduler) or kind == "trigflow" else kind
 
 
 def describe_step(

@@ -69,7 +69,7 @@ def is_flow(scheduler: SchedulerMixin) -> bool:
     """Whether the model that `scheduler` belongs to predicts the velocity of a flow."""
     config = scheduler.config
     return (
-        type(scheduler).__name__.startswith("FlowMatch")
+        "FlowMatch" in type(scheduler).__name__
         or config.get("prediction_type") == "flow_prediction"
         or bool(config.get("use_flow_sigmas"))
     )
