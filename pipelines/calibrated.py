@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import embedded
 from .errors import UserError
-from .rules import parse_guidance, split_guidance
+from .rules import parse_guidance
+from .spelling import split_guidance
 
 if TYPE_CHECKING:
     from diffguide.guidance import Guidance

@@ -12,7 +12,8 @@ from typing import Any
 from .arguments import add_command
 from .embedded import EMBEDDED
 from .rewards import ALIASES, REWARDS
-from .rules import MODIFIERS, NATIVE, RULES, rule_options
+from .rule_names import MODIFIERS, NATIVE, RULES
+from .rules import rule_options
 from .schedulers import SCHEDULERS
 from .spelling import format_value
 

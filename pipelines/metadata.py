@@ -31,10 +31,10 @@ MAX_BYTES = 256 * 1024
 class Settings:
     """How one picture was made.
 
-    rule: a short name of `rules.RULES`, "native", or the class of another rule. options: all of the rule's options, the
+    rule: a short name of `rule_names`, "native", or the class of another rule. options: all of the rule's options, the
     defaults too, so that the record outlives a change of defaults. scheduler: its short name, None for the model's own.
     evaluations: of the denoiser, for this picture. steps, guidance_scale and evaluations are None where unknown.
-    modifiers: what goes around the rule, short names of `rules.MODIFIERS`, with all of their options.
+    modifiers: what goes around the rule, short names of `rule_names`, with all of their options.
     noise: the file beside the picture that holds its initial noise, where that was searched for and is not the seed's.
     """
 

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from .errors import UserError, one_line, unknown
 from .rule_names import MODIFIERS, NATIVE, RULES, Rule
 from .rule_values import parse_value
-from .spelling import format_guidance, format_value, join_parts, split_guidance, split_parts
+from .spelling import format_value, join_parts, split_parts
 
 if TYPE_CHECKING:
     from diffguide.guidance import Guidance
-
-__all__ = ["MODIFIERS", "NATIVE", "RULES", "Rule", "format_guidance", "split_guidance"]
 
 _REQUIRED = inspect.Parameter.empty
 

@@ -16,7 +16,8 @@ from .errors import UserError, one_line
 from .metadata import Settings, versions
 from .quiet import truncating
 from .request import Request
-from .rules import NATIVE, modifier_values, option_values, place_rewards, rule_name
+from .rule_names import NATIVE
+from .rules import modifier_values, option_values, place_rewards, rule_name
 from .spelling import has_own_scale
 from .switching import call_parameters
 from .table import layout_of

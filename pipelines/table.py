@@ -10,10 +10,12 @@ from typing import Any
 from .errors import UserError
 from .layouts import Layout
 from .switching import takes_negative
-from .table_batched import BATCHED
 from .table_refused import DISTILLED, REFUSED
 from .table_single import SINGLE
+from .table_stable_diffusion import STABLE_DIFFUSION
+from .table_transformers import TRANSFORMERS
 from .table_two_calls import TWO_CALLS
+from .table_variance import VARIANCE
 
 GUIDERS = (
     Layout(
@@ -31,7 +33,15 @@ GUIDERS = (
 )
 """Pipelines whose guidance is an object among their components; `guiders_slot` puts a rule in its place."""
 
-TABLE: tuple[Layout, ...] = (*BATCHED, *TWO_CALLS, *GUIDERS, *SINGLE, *REFUSED)
+TABLE: tuple[Layout, ...] = (
+    *STABLE_DIFFUSION,
+    *TRANSFORMERS,
+    *VARIANCE,
+    *TWO_CALLS,
+    *GUIDERS,
+    *SINGLE,
+    *REFUSED,
+)
 
 _BY_CLASS = {name: layout for layout in TABLE for name in layout.classes}
 

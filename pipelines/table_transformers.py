@@ -32,7 +32,6 @@ TRANSFORMERS: tuple[Layout, ...] = (
             "StableAudioPipeline",
         ),
         denoisers=("transformer",),
-        scaled_timestep=False,
     ),
     Layout(
         (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import check_file, whole
-from .rules import NATIVE
+from .rule_names import NATIVE
 
 if TYPE_CHECKING:
     from .sampling import Picture

@@ -7,7 +7,7 @@ from diffguide.guidance import AdaptiveProjectedGuidance
 from diffguide.pipelines.embedded import EMBEDDED
 from diffguide.pipelines.listing import SECTIONS
 from diffguide.pipelines.rewards import REWARDS
-from diffguide.pipelines.rules import MODIFIERS, RULES
+from diffguide.pipelines.rule_names import MODIFIERS, RULES
 from diffguide.pipelines.schedulers import SCHEDULERS
 from diffguide.pipelines.table import TABLE
 

@@ -11,15 +11,13 @@ from diffguide.guidance import (
 from diffguide.pipelines import rules
 from diffguide.pipelines.errors import UserError
 from diffguide.pipelines.rules import (
-    format_guidance,
     guidance_spec,
     modifier_values,
     option_values,
     parse_guidance,
     rule_name,
-    split_guidance,
 )
-from diffguide.pipelines.spelling import check_guidance, split_parts, tidy_guidance
+from diffguide.pipelines.spelling import check_guidance, format_guidance, split_guidance, split_parts, tidy_guidance
 
 
 def test_a_name_alone_is_the_class_with_its_defaults_at_the_given_scale():
