@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, unknown
 from .low_rank import merge
+from .scale_input import with_scale_input
 
 if TYPE_CHECKING:
     import torch
@@ -106,32 +107,29 @@ def assemble(name: str, dtype: torch.dtype) -> DiffusionPipeline:
 
 def _stable_diffusion(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
-    return StableDiffusionPipeline(
-        **_shared_parts(folder, dtype),
-        text_encoder=CLIPTextModel.from_pretrained(MODELS / "emoji-clip", dtype=dtype),
-        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
+    return _with_unet(StableDiffusionPipeline, folder, unet, dtype)
 
 
 def _latent_consistency(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     import torch
     from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
     teacher = UNet2DConditionModel.from_pretrained(MODELS / "emoji-sd" / "unet", torch_dtype=torch.float32)
-    unet = UNet2DConditionModel.from_config({**teacher.config, "time_cond_proj_dim": _GUIDANCE_EMBEDDING})
-    torch.nn.init.zeros_(unet.time_embedding.cond_proj.weight)
-    unet.load_state_dict(teacher.state_dict(), strict=False)
+    unet = with_scale_input(teacher)
     merge(unet, folder / "pytorch_lora_weights.safetensors")
-    return LatentConsistencyModelPipeline(
+    return _with_unet(LatentConsistencyModelPipeline, folder, unet.to(dtype).eval(), dtype)
+
+
+def _with_unet(cls: Any, folder: Path, unet: Any, dtype: torch.dtype) -> DiffusionPipeline:
+    """A pipeline of Stable Diffusion's form with this UNet and the scheduler of the folder."""
+    from transformers import CLIPTextModel
+
+    return cls(
         **_shared_parts(folder, dtype),
         text_encoder=CLIPTextModel.from_pretrained(MODELS / "emoji-clip", dtype=dtype),
-        unet=unet.to(dtype).eval(),
+        unet=unet,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -182,5 +180,4 @@ _BUILDERS = {
     "LatentConsistencyModelPipeline": _latent_consistency,
 }
 _CONVOLUTIONAL = {"unet", "vae"}  # faster with the channels last
-_GUIDANCE_EMBEDDING = 256  # what emoji-lcm was distilled with
 _FLOW_STATES = 40  # what emoji-flow was trained with: 20 text states, and as many zeros

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-GUIDANCE_EMBEDDING = 256  # of the guidance scale, as in the paper's code
+from diffguide.pipelines.scale_input import GUIDANCE_EMBEDDING, with_scale_input
+
 UPDATE = "pytorch_lora_weights.safetensors"
 
 
@@ -24,14 +25,10 @@ class Student(nn.Module):
 
     def __init__(self, teacher: UNet2DConditionModel, rank: int):
         super().__init__()
-        # without the list of what an older file left to its defaults, which would win over what is set here
-        config = {name: value for name, value in teacher.config.items() if name != "_use_default_values"}
-        config["time_cond_proj_dim"] = GUIDANCE_EMBEDDING
-        unet = UNet2DConditionModel.from_config(config)
-        missing, unexpected = unet.load_state_dict(teacher.state_dict(), strict=False)
-        if unexpected or set(missing) - {"time_embedding.cond_proj.weight"}:
-            raise SystemExit(f"this UNet cannot be distilled here: {[*missing, *unexpected][:3]} do not fit")
-        nn.init.zeros_(unet.time_embedding.cond_proj.weight)  # at first the student is the teacher, at any scale
+        try:
+            unet = with_scale_input(teacher)  # at first the student is the teacher, at any scale
+        except ValueError as error:
+            raise SystemExit(f"this teacher cannot be distilled here: {error}") from error
         object.__setattr__(self, "unet", unet.eval().requires_grad_(False))  # no part of what is saved or wrapped
         self.rank = rank
         self.names = [name for name, _ in unet.named_parameters()]
