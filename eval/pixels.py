@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow's mode L
-
 
 def saturation(images: Tensor) -> Tensor:
     """Mean over pixels of HSV S = (max - min) / max, 0 for black. (N, 3, H, W) in [0, 1] -> (N,) in [0, 1]."""
@@ -16,8 +14,12 @@ def saturation(images: Tensor) -> Tensor:
 
 def contrast(images: Tensor) -> Tensor:
     """RMS contrast: standard deviation of luma (Rec. 601) over pixels. (N, 3, H, W) in [0, 1] -> (N,) in [0, 0.5]."""
-    luma = torch.einsum("nchw,c->nhw", images, images.new_tensor(_LUMA))
-    return luma.std((1, 2), correction=0)
+    return luma(images).std((1, 2), correction=0)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Rec. 601, as Pillow's mode L. (N, 3, H, W) in [0, 1] -> (N, H, W) in [0, 1]."""
+    return torch.einsum("nchw,c->nhw", images, images.new_tensor((0.299, 0.587, 0.114)))
 
 
 def clipping(images: Tensor) -> Tensor:

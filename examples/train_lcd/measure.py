@@ -11,6 +11,7 @@ from diffguide.eval.against import measure_reference, open_reference
 from diffguide.eval.bootstrap import Bootstrap
 from diffguide.eval.leave_one_out import FrechetReference, leave_one_out, pseudo_values
 from diffguide.eval.networks import Networks
+from diffguide.eval.pixels import luma
 
 COLUMNS = {
     "reward": ("optimised reward", 4),
@@ -71,9 +72,9 @@ class Measure:
 
 def high_frequency(images: Tensor) -> Tensor:
     """(n, 3, H, W) -> (n,): the share of the luma's spectral energy, its mean left out, beyond half of Nyquist's."""
-    luma = torch.einsum("nchw,c->nhw", images, images.new_tensor((0.299, 0.587, 0.114)))
-    power = torch.fft.fft2(luma - luma.mean((1, 2), keepdim=True)).abs().square()
-    rows, columns = (torch.fft.fftfreq(side, device=images.device) for side in luma.shape[1:])
+    grey = luma(images)
+    power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square()
+    rows, columns = (torch.fft.fftfreq(side, device=images.device) for side in grey.shape[1:])
     beyond = (rows[:, None].square() + columns[None].square()).sqrt() > 0.25
     return power[:, beyond].sum(1) / power.sum((1, 2)).clamp(min=1e-12)
 
