@@ -37,31 +37,20 @@ class LatentReward(nn.Module):
         self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=text["hidden_size"]))
         self.clip.text_model.load_state_dict(text_model.state_dict())
         self.clip.text_model.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
-
-    def text(self, prompts: list[str]) -> Tensor:
-        """(B, D) embeddings."""
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with torch.no_grad():
-            pooled = self.clip.text_model(input_ids=tokens.to(self.clip.device)).pooler_output
-        return F.normalize(self.clip.text_projection(pooled), dim=-1)
-
-    def image(self, latents: Tensor) -> Tensor:
-        """(B, D) embeddings."""
-        return F.normalize(self.clip.visual_projection(self.clip.vision_model(latents).pooler_output), dim=-1)
+        self.reward = ClipReward(self.clip, tokenizer, space="latent", trainable=True)
 
     def forward(self, latents: Tensor, prompts: list[str]) -> Tensor:
         """(B,) cosines."""
-        return (self.image(latents) * self.text(prompts)).sum(-1)
+        return self.reward.score(latents, prompts)
 
     def save(self, folder: Path) -> None:
         """As a folder that `ClipReward.from_pretrained` reads as a reward of latents."""
-        ClipReward(self.clip, self.tokenizer, space="latent").save_pretrained(folder)
+        self.reward.save_pretrained(folder)
 
     def contrast(self, latents: Tensor, prompts: list[str]) -> Tensor:
         """CLIP's symmetric cross-entropy; equal prompts count as one."""
-        text = self.text(prompts)
-        logits = self.clip.logit_scale.clamp(max=4.6).exp() * text @ self.image(latents).T
+        text, image = self.reward.embed_texts(prompts), self.reward.embed_images(latents)
+        logits = self.clip.logit_scale.clamp(max=4.6).exp() * text @ image.T
         same = torch.tensor([[a == b for b in prompts] for a in prompts], device=latents.device).float()
         target = same / same.sum(1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
