@@ -159,4 +159,6 @@ def test_generated_pictures_count_with_the_prompts_that_they_were_made_of(tmp_pa
         assert (found.n, seen) == (3, sorted(prompts))
     with pytest.raises(UserError, match=r"'red apple' is given for 'blue-heart-0.png', which was made of 'blue heart'"):
         evaluate_images(folder, metrics=["reward"], reward=noted, prompts=prompts)
-    assert evaluate_images(folder, metrics=["reward"], reward=noted, prompts=sorted(prompts))["reward"] >= 0
+    seen.clear()
+    evaluate_images(folder, metrics=["reward"], reward=noted, prompts=sorted(prompts))
+    assert seen == sorted(prompts)
