@@ -117,7 +117,7 @@ def _generate(request: Request, output: Output, traces: Path | None, as_json: bo
 def _save_sheet(images: list[Image], scale: float | None, request: Request, output: Output) -> str | None:
     """Prompts down, seeds across; the seeds of a single prompt in rows of eight. Its path, None for no sheet."""
     from .metadata import save_png
-    from .sheet import contact_sheet
+    from .sheet import contact_sheet, in_rows
 
     if output.sheet is None:
         return None
@@ -127,16 +127,12 @@ def _save_sheet(images: list[Image], scale: float | None, request: Request, outp
     title = request.guidance if scale is None else f"{request.guidance}, scale {scale:g}"
     seeds = [f"seed {seed}" for seed in request.seeds]
     if len(request.prompts) == 1:
-        rows, captions = _rows(images, SHEET_COLUMNS), _rows(seeds, SHEET_COLUMNS)
+        rows, captions = in_rows(images, SHEET_COLUMNS), in_rows(seeds, SHEET_COLUMNS)
         sheet = contact_sheet(rows, captions=captions, title=f"{request.prompts[0]}  ({title})")
     else:
-        sheet = contact_sheet(_rows(images, len(seeds)), request.prompts, seeds, title=title)
+        sheet = contact_sheet(in_rows(images, len(seeds)), request.prompts, seeds, title=title)
     save_png(sheet, output.sheet, sheet=True)
     return str(output.sheet)
-
-
-def _rows(items: list[Any], length: int) -> list[list[Any]]:
-    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
 def _entry(picture: Picture, path: Path) -> dict[str, Any]:

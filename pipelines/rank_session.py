@@ -17,7 +17,7 @@ from .errors import UserError
 from .initial_noise import initial_noise, perturbation_seed
 from .metadata import save_png
 from .scoring import Sampler, descending, rewards_of, to_pictures
-from .sheet import contact_sheet
+from .sheet import contact_sheet, in_rows
 
 COLUMNS = 4
 
@@ -93,9 +93,8 @@ class Person:
             pictures, labels = [*pictures, *to_pictures(session.current[None])], [*labels, "so far"]
         wanted = "the best one" if most == 1 else f"the best {most}, best first"
         title = f"round {search.rounds + 1} of {rounds}: {wanted}"
-        rows = [slice(start, start + COLUMNS) for start in range(0, len(labels), COLUMNS)]
-        captions = [labels[row] for row in rows]
-        save_png(contact_sheet([pictures[row] for row in rows], captions=captions, title=title), self.sheet)
+        rows, captions = in_rows(pictures, COLUMNS), in_rows(labels, COLUMNS)
+        save_png(contact_sheet(rows, captions=captions, title=title), self.sheet)
         print(self.sheet, flush=True)
         while True:
             print(

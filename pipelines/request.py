@@ -54,7 +54,7 @@ def make_request(args: argparse.Namespace) -> Request:
     UserError for whatever cannot be right.
     """
     recorded = _recorded(args.from_image) if args.from_image else {}
-    prompts = _prompts(args) or [recorded[key] for key in ("prompt",) if key in recorded]
+    prompts = _prompts(args) or ([recorded["prompt"]] if recorded else [])
     if not prompts:
         raise UserError("there is no prompt: give one in quotes, or --prompt-file, or --from-image")
     model = args.model or recorded.get("model", DEFAULT_MODEL)

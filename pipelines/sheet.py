@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -69,6 +70,11 @@ def contact_sheet(
             if captions:
                 draw.text((corner[0], corner[1] + height), _shorten(captions[y][x], width, font), INK, font)
     return sheet
+
+
+def in_rows(items: Sequence[Any], length: int) -> list[Sequence[Any]]:
+    """The items in rows of this length, of which the last may be shorter."""
+    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
 def _fit(picture: Image.Image) -> Image.Image:
