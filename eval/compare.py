@@ -39,13 +39,13 @@ from .columns import CHOICES, check_column
 from .comparison import compare, make_plan
 from .files import plain
 from .options import add_image_options, add_network_options, add_reward_option
-from .plan import KEEP, NETWORKS
+from .plan import KEEP, NETWORK_OPTIONS
 from .store import Store
 
 OPTIONS: tuple[str, ...]
 OPTIONS = ("guidance", "guidance_scale", "steps", "scheduler", "model", "num_images", "prompt_file", "negative_prompt")
 OPTIONS += ("seed_start", "batch_size", "keep", "height", "width", "reference", "convert", "skip_bad", "metrics")
-OPTIONS += (*NETWORKS, "device", "dtype")
+OPTIONS += (*NETWORK_OPTIONS, "device", "dtype")
 
 
 def add_parser(commands: Any) -> None:

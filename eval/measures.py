@@ -11,7 +11,7 @@ from diffguide.pipelines.errors import UserError
 from .metric_functions import Context, Reference
 from .metrics import METRICS
 from .networks import Networks
-from .plan import NETWORKS, Plan
+from .plan import NETWORK_OPTIONS, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def distances(metrics: Sequence[str]) -> list[str]:
 
 def networks_of(plan: Plan, device: str | None = None) -> Networks:
     """The networks of a plan's metrics, for a device."""
-    return Networks(**{name: getattr(plan, name) for name in NETWORKS}, device=device)
+    return Networks(**{name: getattr(plan, name) for name in NETWORK_OPTIONS}, device=device)
 
 
 def load_networks(plan: Plan, device: str) -> tuple[dict[str, FeatureExtractor], dict[str, Any]]:

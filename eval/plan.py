@@ -21,7 +21,7 @@ from diffguide.pipelines.rule_names import NATIVE
 from diffguide.pipelines.spelling import format_value, tidy_guidance
 
 KEEP = ("png", "webp", "none")
-NETWORKS = ("extractor", "resize", "inception", "clip", "dinov2", "reward")
+NETWORK_OPTIONS = ("extractor", "resize", "inception", "clip", "dinov2", "reward")
 """Options that say which networks metrics use."""
 SHEET_ROWS = 6
 """Images of each cell that a report shows; they are kept even where the others are not."""
@@ -195,7 +195,7 @@ class Plan:
             "metrics": self.metrics,
         }
         names = ("model", "num_images", "seed_start", "batch_size", "keep", "negative_prompt", "height", "width")
-        for name in (*names, "prompt_file", "reference", *NETWORKS, "device", "dtype"):
+        for name in (*names, "prompt_file", "reference", *NETWORK_OPTIONS, "device", "dtype"):
             value = getattr(self, name)
             values[name.replace("_", "-")] = [] if value is None else [value]
         words = [_flag(name, list(map(str, given))) for name, given in values.items() if given]
