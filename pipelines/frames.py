@@ -31,14 +31,19 @@ def variables_of(pipe: Any) -> Mapping[str, Any]:
 
     What a pipeline works out of its arguments, such as height and width, is nowhere else.
     """
-    own, variables = _innermost()
+    own, variables, _ = _innermost()
     return variables if own is pipe else {}
 
 
-def _innermost() -> tuple[Any, Mapping[str, Any]]:
-    """That pipeline and the variables of its `__call__`, asked for once: a frame makes a dictionary of them each time.
+def module_of_call() -> str:
+    """The name of the module in which the innermost `__call__` under way is written, "" if none is."""
+    return _innermost()[2]
 
-    (None, {}) if none is under way.
+
+def _innermost() -> tuple[Any, Mapping[str, Any], str]:
+    """That pipeline, the variables of its `__call__`, asked for once, and the name of the module that it is written in.
+
+    A frame makes a dictionary of its variables each time. (None, {}, "") if none is under way.
     """
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -47,6 +52,6 @@ def _innermost() -> tuple[Any, Mapping[str, Any]]:
             variables = frame.f_locals
             pipe = variables[code.co_varnames[0]]
             if isinstance(pipe, DiffusionPipeline):
-                return pipe, variables
+                return pipe, variables, frame.f_globals.get("__name__", "")
         frame = frame.f_back
-    return None, {}
+    return None, {}, ""

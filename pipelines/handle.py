@@ -150,7 +150,7 @@ class GuidanceCallback:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One guided call: hooks on the denoisers around the pipeline's own `__call__`, and nothing left behind."""
-        if self.layout.calls == "unknown":
+        if self.layout.foreign or self.layout.calls == "unknown":
             self.layout = probe(self.pipe, self._native.__call__, self.layout, self._switch_on(args, kwargs))
         arguments = self._switch_on(args, kwargs)
         layout = replace(self.layout, whole=self.layout.whole or keeps_the_batch(self.pipe, self.layout))

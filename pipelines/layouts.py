@@ -49,6 +49,9 @@ class Layout:
     Two calls. mask: the argument that is 1 where the pipeline overwrites the prediction. copied: the pipeline computes
     on a copy of the conditional prediction; float32: on one in float32. second: the attribute that holds a denoiser of
     the unconditional prediction's own.
+
+    foreign: the pipeline is a class that only derives from these, or has the name of one, and what its call does may be
+    something else, until `probe` has seen its first.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +88,7 @@ class Layout:
     frame_timesteps: bool = False
     also: tuple[tuple[str, object], ...] = ()
     refused: str = ""
+    foreign: bool = False
 
     @property
     def description(self) -> str:

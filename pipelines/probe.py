@@ -1,4 +1,4 @@
-"""A pipeline class that the table does not know: its first call is begun once to see how it guides, then made.
+"""A pipeline class whose call the table does not know: the first is begun once to see how it guides, then made.
 
 That beginning ends at the scheduler's first step. What the scheduler is given there is a combination of predictions
 that were seen before it; which ones, in which order and with which coefficients is measured. With a scale s the result
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .calls import prediction_of
 from .errors import UserError
+from .frames import module_of_call
 from .layouts import Layout
 from .replacing import replaced
 from .switching import call_parameters
@@ -32,11 +33,12 @@ class _SeenEnoughError(Exception):
 
 @dataclass
 class _Seen:
-    """The predictions made, by the name of the module, and what a scheduler was then given."""
+    """The predictions made, by the name of their module; what a scheduler was then given, and by which file's code."""
 
     made: list[tuple[str, Tensor]] = field(default_factory=list)
     scheduler: str = ""
     given: Tensor | None = None
+    asked_by: str = ""
 
 
 def unknown_layout(pipe: Any) -> Layout:
@@ -54,14 +56,22 @@ def unknown_layout(pipe: Any) -> Layout:
 def probe(pipe: Any, call: Callable[..., Any], layout: Layout, arguments: dict[str, Any]) -> Layout:
     """The row for this pipeline, from the beginning of `call(pipe, **arguments)`, which leaves nothing changed.
 
-    UserError if no combination of two predictions explains what its scheduler gets.
+    One that hands its call on to the class that it derives from has the row of that, and so has one that was seen to do
+    the same. UserError if no combination of two predictions explains what its scheduler gets.
     """
     seen = _Seen()
     with _watching(pipe, seen), _randomness_kept(arguments):
         try:
             call(pipe, **(arguments | {layout.scale: PROBED_AT}))
         except _SeenEnoughError:
-            return _explained(pipe, layout, seen)
+            if not layout.foreign:
+                return _explained(pipe, layout, seen)
+            known = replace(layout, foreign=False)
+            if seen.asked_by.startswith("diffusers."):
+                return known
+            found = _explained(pipe, unknown_layout(pipe), seen)
+            alike = (found.calls, found.offset, found.scheduler) == (known.calls, known.offset, known.scheduler)
+            return known if alike and set(found.denoisers) <= set(known.denoisers) else found
     raise UserError(f"{type(pipe).__name__} is not a pipeline whose guidance is known, and it never asked a scheduler")
 
 
@@ -153,6 +163,7 @@ def _watching(pipe: Any, seen: _Seen) -> Iterator[None]:
     def stopping(name: str) -> Callable[..., None]:
         def step(*args: Any, **kwargs: Any) -> None:
             seen.scheduler, seen.given = name, args[0] if args else kwargs["model_output"]
+            seen.asked_by = module_of_call()
             raise _SeenEnoughError
 
         return step
