@@ -27,6 +27,9 @@ from .switching import call_parameters, chained_after_step, has_own_negative, sw
 from .table import check_rule, layout_of
 from .two_calls import TwoCalls
 
+_OWN = {"pipe", "layout", "guidance", "preview", "checkpointing"}
+"""What can be set on a handle; the pipeline's own settings are the pipeline's."""
+
 
 def guide(pipe: Any, rule: Any, *, preview: Any = None, checkpointing: bool = True) -> GuidanceCallback:
     """Attach `rule` to a diffusers pipeline; from now on `pipe(...)` is guided by it, until `remove()`.
@@ -115,6 +118,17 @@ class GuidanceCallback:
         """Detach the rule; the pipeline is bit for bit what it was. Twice does no harm."""
         if type(self.pipe) is self._guided:
             self.pipe.__class__ = self._native
+            for name in ("__call__", "diffguide"):  # which refer to this handle, and keep its pipeline in memory
+                delattr(self._guided, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """AttributeError: a setting of the pipeline, which would go unheard here."""
+        if not name.startswith("_") and name not in _OWN:
+            raise AttributeError(f"{name} is the pipeline's, if anybody's: set guided.pipe.{name}")
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{type(self).__name__} has no {name!r}: its pipeline, guided.pipe, may have it")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._native.__name__}, {self.guidance!r})"
