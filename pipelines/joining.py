@@ -43,7 +43,10 @@ def _masked(module: nn.Module, given: dict[str, Any], refusal: Callable[[str], E
     """`given`, with a mask for its text."""
     for name in (name for name in TEXT_MASKS if name in inspect.signature(module.forward).parameters):
         return given if given.get(name) is not None else given | {name: _all(given[TEXT])}
-    raise refusal("both prompts are embedded to different lengths, and it takes no mask of texts alone")
+    raise refusal(
+        "both prompts are embedded to different lengths, and it takes no mask of texts alone: give embeddings of one "
+        "length, or none"
+    )
 
 
 def _all(text: Tensor) -> Tensor:
@@ -62,6 +65,8 @@ def _pair(name: str, first: Any, second: Any, rows: int) -> Any:
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if name in SHARED or not first.ndim or first.shape[0] != rows:
             return first if first.shape[:1] >= second.shape[:1] else second
+        if second.shape[0] == 1:  # one negative prompt for all
+            second = second.expand(rows, *second.shape[1:])
         longest = max(first.shape[1], second.shape[1]) if first.ndim > 1 else 0
         return torch.cat([_filled(first, longest), _filled(second, longest)])
     if isinstance(first, dict) and isinstance(second, dict):

@@ -46,6 +46,14 @@ def test_both_texts_have_a_stream_and_share_the_latents(name: str) -> None:
     assert (ours - off).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("name", ["flux", "qwen"])
+def test_one_negative_prompt_is_that_of_all_prompts(name: str) -> None:
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
+    with guide(pipe, RULE) as guided:
+        expected = family.run(guided, prompts=2, negative_prompt=[NEGATIVE] * 2)
+        close(family.run(guided, prompts=2, negative_prompt=NEGATIVE), expected)
+
+
 BY_ATTENTION_ALONE = [
     "qwen",  # prompts of different lengths, one of which is filled up and masked
     "qwen-edit",
