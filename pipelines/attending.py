@@ -47,7 +47,7 @@ class Attending:
         self._refusal = lambda why: UserError(start + why)
         self.batched = isinstance(call, BatchedCall)
         if keeps_the_batch(call.pipe, layout):
-            raise self._refusal("a cache of diffusers answers for its attention: disable_cache() first")
+            raise self._refusal("a cache answers for its attention: take it off first (diffusers': disable_cache())")
         if layout.streams or layout.second or (isinstance(call, BatchedCall) and (layout.whole or len(call.order) > 2)):
             raise self._refusal("its predictions cannot be made one by one")
         call.rule = _Driven(self)

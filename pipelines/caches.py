@@ -1,8 +1,10 @@
-"""The caches of diffusers, which answer with what a denoiser computed at an earlier step."""
+"""Caches, of diffusers and others, which answer with what a denoiser computed at an earlier step."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from torch import nn
 
 from .layouts import Layout
 
@@ -16,13 +18,22 @@ CACHES = (
     "text_kv_cache_transformer",
 )
 """Their hooks."""
+OTHERS = ("_hf_hook", "_orig_mod")
+"""What modules have that get a `forward` of their own from accelerate, or from torch.compile."""
 
 
 def keeps_the_batch(pipe: Any, layout: Layout) -> bool:
-    """Whether a cache of diffusers is at work: it holds tensors of all rows, so that none may be left out or come back.
+    """Whether a cache is at work: it holds tensors of all rows, so that none may be left out or come back.
 
-    FasterCache cuts the unconditional half out itself.
+    Of others than diffusers' (DeepCache) what can be seen is that a part has a `forward` of its own, which offloading
+    and compiling give it, too. FasterCache cuts the unconditional half out itself.
     """
     denoisers = [denoiser for name in layout.denoisers if (denoiser := getattr(pipe, name, None)) is not None]
-    registries = [getattr(module, "_diffusers_hook", None) for each in denoisers for module in each.modules()]
-    return any(registry.get_hook(name) is not None for registry in registries if registry for name in CACHES)
+    return any(_is_cached(module, module is each) for each in denoisers for module in each.modules())
+
+
+def _is_cached(module: nn.Module, whole: bool) -> bool:
+    registry = getattr(module, "_diffusers_hook", None)
+    if registry:
+        return any(registry.get_hook(name) is not None for name in CACHES)
+    return not whole and "forward" in vars(module) and not any(hasattr(module, name) for name in OTHERS)

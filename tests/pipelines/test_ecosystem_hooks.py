@@ -1,6 +1,7 @@
 """A rule beside other hooks on the denoiser: offloading, and the caches of diffusers."""
 
 import copy
+from typing import Any
 
 import pytest
 import tiny_parts as parts
@@ -13,8 +14,14 @@ from families import BATCHED
 from tiny import FAMILIES, wan
 from tiny_family import seeded
 
-from diffguide.guidance import AdaptiveProjectedGuidance, ClassifierFreeGuidance, Interval
+from diffguide.guidance import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    Interval,
+    NormalizedAttentionGuidance,
+)
 from diffguide.pipelines import guide
+from diffguide.pipelines.errors import UserError
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -88,6 +95,32 @@ def test_caches_of_diffusers(name: str, cache: str) -> None:
         assert family.run(guided).isfinite().all()
     pipe.transformer.disable_cache()
     assert torch.equal(family.run_native(pipe, 5.0), exact)
+
+
+def test_a_cache_of_others_that_replaces_forward() -> None:
+    """As DeepCache does: what a block returned at one step is returned at the next, whatever its rows."""
+    family, kept = BY_NAME["sd"], []
+    pipe = family.build()
+    block, count = pipe.unet.mid_block, iter(range(100))
+    native = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if next(count) % 2 == 0:
+            kept[:] = [native(*args, **kwargs)]
+        return kept[0]
+
+    block.forward = forward
+    cached, off = family.run_native(pipe, 5.0), family.run_native(pipe, 1.0)
+    with guide(pipe, ClassifierFreeGuidance(5.0)) as guided:
+        torch.testing.assert_close(family.run(guided), cached, rtol=0, atol=1e-6)
+        guided.guidance = Interval(ClassifierFreeGuidance(5.0), stop=0.25)
+        assert family.run(guided).isfinite().all()
+        assert guided.trace.evaluations == 8  # nothing is left out
+        guided.guidance = ClassifierFreeGuidance(1.0)
+        torch.testing.assert_close(family.run(guided), off, rtol=0, atol=1e-5)
+        guided.guidance = NormalizedAttentionGuidance(3.0)
+        with pytest.raises(UserError, match="a cache answers for its attention"):
+            family.run(guided)
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # FasterCache's own
