@@ -35,8 +35,19 @@ class _Stepped:
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)  # type: ignore[misc]
         if step == 0:
+            self._check_scheduler(num_inference_steps, timestep)
             self.begin_at(self.scheduler)
         self.step = describe_step(self.scheduler, timestep, step, num_inference_steps, self._memory, self._levels)
+
+    def _check_scheduler(self, steps: int, timestep: Any) -> None:
+        """UserError: the scheduler is not the one that samples. It is read from its device, once a sampling."""
+        timesteps, at = torch.as_tensor(self.scheduler.timesteps).tolist(), getattr(self.scheduler, "step_index", None)
+        unset = len(timesteps) == self.scheduler.config.get("num_train_timesteps") != steps
+        if unset or float(timestep) not in (timesteps if at is None else timesteps[at : at + 1]):
+            raise UserError(
+                f"the guider was made with a {type(self.scheduler).__name__} that is not the one that samples: make it "
+                "again, as_guider(rule, pipeline.scheduler), after a change of scheduler"
+            )
 
 
 class RuleGuider(_Stepped, BaseGuidance):
@@ -48,6 +59,9 @@ class RuleGuider(_Stepped, BaseGuidance):
         if not isinstance(rule, Guidance) or isinstance(rule, GuiderRule):
             raise UserError(f"a rule is an instance of a Guidance class, not {rule!r}")
         check_place(rule)
+        if not hasattr(scheduler, "set_timesteps"):
+            found = "None, as before load_components()" if scheduler is None else f"a {type(scheduler).__name__}"
+            raise UserError(f"a rule in the place of a guider needs the scheduler that samples, not {found}")
         super().__init__()
         self.register_to_config(rule=repr(rule))
         self.rule = rule

@@ -258,3 +258,22 @@ def test_what_a_guider_cannot_do_is_refused_when_it_is_attached(rule: Guidance) 
     with pytest.raises(ValueError, match="preview is for rewards of images"):
         guide(pipe, ClassifierFreeGuidance(5.0), preview=object())
     guide(pipe, ClassifierFreeGuidance(5.0)).remove()
+
+
+def test_another_scheduler_than_the_one_that_samples_is_refused() -> None:
+    pipe = BY_NAME["sdxl"].build()
+    its = modular("StableDiffusionXLAutoBlocks", pipe)
+    for wrong in (None, pipe):
+        with pytest.raises(ValueError, match=r"scheduler that samples, not (None, as before|a StableDiff)"):
+            as_guider(RULES["apg"], wrong)
+    native = its.scheduler
+    for fresh in (True, False):  # whether the one that stays behind has never sampled
+        its.update_components(scheduler=diffusers.EulerDiscreteScheduler.from_config(native.config))
+        its.update_components(guider=as_guider(RULES["apg"], its.scheduler))
+        expected = None if fresh else run_modular(its)
+        its.update_components(scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(native.config))
+        with pytest.raises(ValueError, match="EulerDiscreteScheduler that is not the one that samples"):
+            run_modular(its)
+        its.update_components(scheduler=its.guider.scheduler)
+        again = run_modular(its)
+        assert expected is None or torch.equal(again, expected)
