@@ -40,9 +40,9 @@ def switched_on(
         given = arguments.get(name)
         if given is not None and given + layout.offset != scale:
             warn(f"{name}={given} is not used: the rule's guidance_scale={scale} counts")
-    if arguments.get("guidance_rescale"):
+    for name in (name for name, value in arguments.items() if name.endswith("guidance_rescale") and value):
         ours = "ClassifierFreeGuidance(guidance_rescale=...)"
-        warn(f"the pipeline's guidance_rescale does nothing under a rule; use {ours}")
+        warn(f"the pipeline's {name} does nothing under a rule; use {ours}")
     for name, _ in layout.also:
         if arguments.get(name) is not None:
             warn(f"{name} is not used: the rule's guidance_scale={scale} counts; Scheduled(rule, ...) changes it")

@@ -85,11 +85,15 @@ REFUSED: tuple[Layout, ...] = (
             "KandinskyV22CombinedPipeline",
             "KandinskyV22Img2ImgCombinedPipeline",
             "KandinskyV22InpaintCombinedPipeline",
-            "StableCascadeCombinedPipeline",
             "WuerstchenCombinedPipeline",
             "VersatileDiffusionPipeline",
         ),
         refused=_COMBINED,
+    ),
+    Layout(
+        ("StableCascadeCombinedPipeline",),
+        refused="it is two pipelines behind one call: guide its `prior_pipe`; the other, its `decoder_pipe`, has "
+        "guidance only where the call is given a decoder_guidance_scale above 1",
     ),
     Layout(
         (
