@@ -46,7 +46,7 @@ class TraceRecord:
     index: int
     evaluations: int
     """Evaluations of the denoiser per image at this step: 2 (3 with one of the image alone, as in InstructPix2Pix), 1
-    where the unconditional one was left out; and `extra_evaluations` besides.
+    where the unconditional one was left out; further passes of the pipeline and `extra_evaluations` besides.
     """
     samples: int
     """B, the number of images."""

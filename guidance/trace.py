@@ -45,6 +45,10 @@ class Trace(Sequence[TraceRecord]):
         extra = step.extra_evaluations
         self._records.append(TraceRecord(step.index, evaluations + extra, samples, extra, values, self._readings))
 
+    def count_further(self) -> None:
+        """Count one more evaluation at the step of the last record: a pass that its pipeline makes besides."""
+        self._records[-1] = replace(self._records[-1], evaluations=self._records[-1].evaluations + 1)
+
     def of_sample(self, k: int) -> Trace:
         """The trace of the k-th image alone, counted from 0; IndexError if there are not so many."""
         trace = Trace(self.rule)

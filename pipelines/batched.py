@@ -72,13 +72,12 @@ class BatchedCall(Call):
             self.moved = []
             if not self.trace:
                 raise UserError(self.inactive())
-            # A cutoff callback of the user's own has ended guidance on the way.
-            self.trace.append(self.next_step(kwargs, args, rows), 1, rows, None)
-            return None
+            return self._unguided(kwargs, args, rows)  # a cutoff callback of the user's own has ended guidance
         if self.rows and rows != self.rows:
-            return None
+            truncated = rows * parts == self.rows and not self.layout.further_calls  # by Z-Image's cfg_truncation
+            return self._unguided(kwargs, args, rows) if truncated else None
         if rows % parts:
-            raise UserError(self.inactive())
+            raise UserError(self.inactive() + f"; {rows} rows are no two halves" * (rows > 1))
         self.rows = rows
         self.given = module, args, kwargs
         apart = parts == 1 or (parts == 2 and not self.layout.whole)  # the conditional part can be had alone
@@ -91,12 +90,18 @@ class BatchedCall(Call):
         self.halved = not any(needed)
         return self._conditional() if self.halved and apart else None
 
+    def _unguided(self, kwargs: dict[str, Any], args: tuple[Any, ...], rows: int) -> None:
+        """Note an evaluation of the conditional prediction alone that the pipeline makes on its own account."""
+        self.moved = []
+        self.trace.append(self.next_step(kwargs, args, rows), 1, rows, None)
+
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The rule, on what is latents of each prediction; every part of the output becomes its result."""
         predictions = predictions_of(output)
         if not self.samples:
             if not self.layout.further_calls or not self.moved or len(predictions[0]) * len(self.order) != self.rows:
                 return output
+            self.trace.count_further()
             # Compared with the conditional prediction, in whose place the pipeline has the guided one.
             return with_predictions(output, [_moved(p, *move) for p, move in zip(predictions, self.moved)])
         self.moved, answers = [], []
