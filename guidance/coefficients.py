@@ -191,8 +191,8 @@ class Trajectories:
             residual = torch.zeros_like(difference)
             residual[target] = -1.0
             residual[used] += solution
-            share = (residual @ self.gram @ residual).clamp(min=0) / (difference @ self.gram @ difference)
-            errors.append(float(share.sqrt()))
+            left, whole = residual @ self.gram @ residual, difference @ self.gram @ difference
+            errors.append(float((left.clamp(min=0) / whole).sqrt()) if whole > 0 else 0.0)  # of equal predictions none
             values = tuple(float(value) for value in solution)
             rows.append((values[: index + 1], values[index + 1 :]))
         return tuple(rows), tuple(errors)

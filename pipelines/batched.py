@@ -69,7 +69,6 @@ class BatchedCall(Call):
         if fills_cache(kwargs):
             return None
         if parts > 1 and not getattr(self.pipe, "do_classifier_free_guidance", True):
-            self.moved = []
             if not self.trace:
                 raise UserError(self.inactive())
             return self._unguided(kwargs, args, rows)  # a cutoff callback of the user's own has ended guidance

@@ -87,6 +87,15 @@ def test_fit_is_ordinary_least_squares():
         assert rule.coefficients.errors[index] == pytest.approx(float(residual.norm() / difference.norm()), rel=1e-4)
 
 
+def test_predictions_that_are_equal_leave_no_error_and_a_file_that_is_json(tmp_path):
+    trajectories, (cond, _) = Trajectories(STEPS), trajectory(0)
+    trajectories.add(cond, cond)
+    coefficients = LinearAdaptiveGuidance.fit(trajectories, 5.0, at(0, {})).coefficients
+    coefficients.save(tmp_path / "equal.json")
+    assert coefficients.errors == (0.0,) * STEPS
+    assert "Infinity" not in (tmp_path / "equal.json").read_text()
+
+
 def test_batch_of_n_is_n_batches_of_one():
     together, apart = Trajectories(STEPS), Trajectories(STEPS)
     cond, uncond = trajectory(0)
