@@ -71,10 +71,12 @@ class BatchedCall(Call):
         if parts > 1 and not getattr(self.pipe, "do_classifier_free_guidance", True):
             if not self.trace:
                 raise UserError(self.inactive())
-            return self._unguided(kwargs, args, rows)  # a cutoff callback of the user's own has ended guidance
+            self._unguided(kwargs, args, rows)  # a cutoff callback of the user's own has ended guidance
+            return None
         if self.rows and rows != self.rows:
-            truncated = rows * parts == self.rows and not self.layout.further_calls  # by Z-Image's cfg_truncation
-            return self._unguided(kwargs, args, rows) if truncated else None
+            if rows * parts == self.rows and not self.layout.further_calls:
+                self._unguided(kwargs, args, rows)  # Z-Image's cfg_truncation has
+            return None
         if rows % parts:
             raise UserError(self.inactive() + f"; {rows} rows are no two halves" * (rows > 1))
         self.rows = rows
