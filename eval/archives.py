@@ -56,7 +56,7 @@ class ZipImages:
         with _readable(self.path), zipfile.ZipFile(self.path) as file:
             for name in self.images:
                 text = caption_name(name)
-                caption = _text(self._member(file, text, MAX_CAPTION)) if text in self._all else None
+                caption = caption_in(self._member(file, text, MAX_CAPTION)) if text in self._all else None
                 yield name, self._member(file, name, MAX_FILE), caption
 
     @staticmethod
@@ -90,7 +90,7 @@ class TarImages:
                 else:
                     self.images.append(name)
             elif name.endswith(".txt"):
-                self._captions[name] = _text(self._content(file, member, name, MAX_CAPTION))
+                self._captions[name] = caption_in(self._content(file, member, name, MAX_CAPTION))
 
     def __iter__(self) -> Iterator[Entry]:
         for name, member, file in self._members():
@@ -154,8 +154,12 @@ class NpzImages:
                 yield f"arr_0[{index}]", torch.from_numpy(row.copy()).permute(2, 0, 1).contiguous(), None
 
 
-def _text(data: bytes | Bad) -> str | None:
-    return None if isinstance(data, Bad) else data.decode("utf-8", "replace").strip()
+def caption_in(data: bytes | Bad) -> str | None:
+    """The text of a caption file; None where it is empty or no UTF-8, of which other words would be measured."""
+    try:
+        return None if isinstance(data, Bad) else data.decode("utf-8-sig").strip() or None
+    except UnicodeDecodeError:
+        return None
 
 
 @contextmanager

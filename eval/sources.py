@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffguide.pipelines.errors import UserError, one_line
+from diffguide.pipelines.folders import files_below
 from diffguide.pipelines.metadata import is_sheet
 
-from .archives import MAX_CAPTION, MAX_FILE, TAR_SUFFIXES, Entry, NpzImages, TarImages, ZipImages, is_image
+from .archives import MAX_CAPTION, MAX_FILE, TAR_SUFFIXES, Entry, NpzImages, TarImages, ZipImages, caption_in, is_image
 from .decode import Bad, pixels_of
-from .folders import files_below
 from .images import Images
 
 
@@ -81,7 +81,7 @@ class _Folder:
     def _caption(path: Path) -> str | None:
         try:
             with open(path, "rb") as file:
-                return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
+                return caption_in(file.read(MAX_CAPTION))
         except OSError:
             return None
 

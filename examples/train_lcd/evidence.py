@@ -26,11 +26,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from diffguide.eval.bootstrap import FEWEST
-from diffguide.eval.contents import content_hash
 from diffguide.eval.references import load_reference, reference_captions
 from diffguide.guidance import ClipReward, RewardEnsemble, RewardGuidance
 from diffguide.pipelines import best_of_n, guide, load_pipeline, load_reward
 from diffguide.pipelines.files import whole
+from diffguide.pipelines.hashing import content_hash
 
 Arm = Callable[[list[str], list[int]], Tensor]
 MODEL, TEACHER, REWARD, JUDGE, REFERENCE = "emoji-lcm", "emoji-sd", "emoji-clip", "emoji-judge", "emoji"

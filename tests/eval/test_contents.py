@@ -10,12 +10,13 @@ from diffguide.eval import compare_rules
 from diffguide.eval.cli import build_parser
 from diffguide.eval.compare import OPTIONS
 from diffguide.eval.comparison import compare, make_plan
-from diffguide.eval.contents import BLOCKS, WHOLE, content_hash, plan_contents
+from diffguide.eval.contents import plan_contents
 from diffguide.eval.grid import check_folder
 from diffguide.eval.plan import Cell, Plan
 from diffguide.eval.store import Store
 from diffguide.guidance import Coefficients
 from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.hashing import BLOCKS, WHOLE, content_hash
 
 
 def coefficients(path, weight):
@@ -60,6 +61,20 @@ def test_every_kind_of_path_is_noted(tiny_sd, tiny_clip, pictures, tmp_path):
     assert {name for name in first if first[name] != now[name]} == {str(statistics)}
     with pytest.raises(UserError, match=r"ref\.npz' has changed"):
         check_folder(tmp_path / "run", Plan.from_dict({**plan.to_dict(), "files": now}))
+
+
+@pytest.mark.parametrize("name", ["my_reward", "my_package.rewards"])
+def test_the_file_of_a_reward_of_ones_own_is_noted(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / f"{name.replace('.', '/')}.py"
+    file.parent.mkdir(exist_ok=True)
+    (file.parent / "__init__.py").write_text("raise SystemExit('a package that is run')")
+    file.write_text("def redness(images): return images[:, 0].mean((1, 2))")
+    plan = make_plan([f"cfg+reward:reward={name}:redness"], [4.0], [2], metrics=["reward"], reward=f"{name}:redness")
+    first = plan_contents(plan)
+    assert f"{name}:redness" in first
+    file.write_text("def redness(images): return 255 * images[:, 0].mean((1, 2))")
+    assert {key for key, value in plan_contents(plan).items() if first[key] != value} == {f"{name}:redness"}
 
 
 @pytest.mark.parametrize("rule", ["ag", "linear-ag"])

@@ -3,13 +3,14 @@
 import gzip
 import io
 import tarfile
+import zipfile
 
 import pytest
 from PIL import Image
 
-from diffguide.eval.contents import content_hash
 from diffguide.eval.sources import open_images
 from diffguide.pipelines.errors import UserError
+from diffguide.pipelines.hashing import content_hash
 
 
 def names(source):
@@ -67,3 +68,17 @@ def test_links_to_folders_are_followed_and_each_folder_counts_once(tmp_path):
     before = content_hash(root)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "elsewhere" / "deep" / "a.png")
     assert content_hash(root) != before
+
+
+def test_captions_have_no_mark_of_their_encoding_and_none_are_made_up(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    files = {"bom": b"\xef\xbb\xbfred apple\r\n", "wide": "red apple".encode("utf-16"), "empty": b"\n"}
+    for name, caption in files.items():
+        Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / f"{name}.png")
+        (tmp_path / "pictures" / f"{name}.txt").write_bytes(caption)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for path in sorted((tmp_path / "pictures").iterdir()):
+            archive.write(path, path.name)
+    for source in ("pictures", "pictures.zip"):
+        (batch,) = open_images(tmp_path / source).batches(4)
+        assert (batch.names, batch.captions) == (["bom.png", "empty.png", "wide.png"], ["red apple", None, None])
