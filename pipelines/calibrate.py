@@ -22,6 +22,7 @@ from .arguments import add_command, argument, check_seed, to_number
 from .embedded import EMBEDDED
 from .errors import UserError, amount
 from .files import check_file, held, whole
+from .hashing import content_hash
 from .loading import model_kind
 from .options import add_sampling_options
 from .request import DEFAULT_MODEL, read_prompts
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.model in EMBEDDED:
         steps = steps or EMBEDDED[args.model].steps
         scale = EMBEDDED[args.model].guidance_scale if scale is None else scale
+    lacking = [flag for flag, value in (("--steps", steps), ("--guidance-scale", scale)) if value is None]
     if steps is None or scale is None:
-        raise UserError("give the --steps and the --guidance-scale that this model is to be used with")
+        raise UserError(f"give the {' and the '.join(lacking)} that {args.model!r} is to be used with")
     if scale == 1 or steps < 3:
         raise UserError("there is nothing to save at a scale of 1, or with fewer than 3 steps")
     output = Path(args.output or f"{args.rule}-{Path(args.model).name}-{steps}.json").expanduser()
@@ -74,8 +76,11 @@ def run(args: argparse.Namespace) -> int:
         )
     check_file(output, "the calibration", "--output", args.overwrite)
 
-    from .calibration import Setting
+    from .calibration import Setting, check_saving
     from .loading import load_pipeline
+
+    if args.saving is not None:
+        check_saving(args.saving, steps)
 
     pipe = load_pipeline(args.model, dtype=args.dtype, device=args.device, scheduler=args.scheduler, progress_bar=False)
     setting = Setting(pipe, scale, steps, prompts, args.seed, args.batch_size)
@@ -110,6 +115,8 @@ def _calibrate(args: argparse.Namespace, setting: Any, fit: range, output: Path)
     identity |= {"guidance_scale": setting.guidance_scale, "steps": setting.steps, "prompts": setting.prompts}
     held_out = range(fit.stop, len(setting.prompts))
     identity["number_held_out"] = len(held_out)
+    path = Path(args.model).expanduser()
+    identity["content_of_the_model"] = content_hash(path) if model_kind(args.model) in ("folder", "file") else None
     recorded, partial = recorded_with_resume(setting, fit, output, identity)
     if args.rule == "linear-ag":
         linear = linear_rule(recorded, setting.guidance_scale)

@@ -152,12 +152,17 @@ def evaluations(cosines: Tensor, threshold: float) -> Tensor:
 def threshold_for_saving(cosines: Tensor, saving: float) -> float:
     """The largest threshold that saves at least this share of all evaluations, on average; UserError if none does."""
     steps = cosines.shape[1]
-    for threshold in cosines.flatten().sort(descending=True).values.tolist():
-        if 1 - float(evaluations(cosines, threshold).float().mean()) / (2 * steps) >= saving:
-            return threshold
-    raise UserError(
-        f"a saving of {saving:g} is not possible: at {steps} steps it is at most {(steps - 1) / (2 * steps):.3f}"
-    )
+    check_saving(saving, steps)
+    thresholds = cosines.flatten().sort(descending=True).values.tolist()
+    saved = (1 - float(evaluations(cosines, threshold).float().mean()) / (2 * steps) for threshold in thresholds)
+    return next((threshold for threshold, share in zip(thresholds, saved) if share >= saving), thresholds[-1])
+
+
+def check_saving(saving: float, steps: int) -> None:
+    """UserError: a share of all evaluations that no threshold saves, as the first step makes both."""
+    most = (steps - 1) / (2 * steps)
+    if saving > most:
+        raise UserError(f"a saving of {saving:g} is not possible: at {steps} steps it is at most {most:.3f}")
 
 
 def linear_rule(recorded: Recorded, guidance_scale: float) -> LinearAdaptiveGuidance:

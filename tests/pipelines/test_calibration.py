@@ -162,16 +162,27 @@ def test_interrupted_goes_on(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys
     assert main(["calibrate", "linear-ag", "--model", str(tiny_sd), "--prompt-file", str(prompt_file), "--steps", "5",
                  "--guidance-scale", "5", "--output", str(resumed)]) == 2  # fmt: skip
     assert "another steps" in capsys.readouterr().err
+    scheduler = tiny_sd / "scheduler" / "scheduler_config.json"
+    before = scheduler.read_text()
+    scheduler.write_text(before + "\n")
+    assert command(model=tiny_sd, prompt_file=prompt_file, output=resumed) == 2
+    assert "another content of the model: delete it" in capsys.readouterr().err
+    scheduler.write_text(before)
     assert command(model=tiny_sd, prompt_file=prompt_file, output=resumed) == 0
     assert "goes on after 2 of 4 prompts" in capsys.readouterr().err
     assert Coefficients.load(resumed) == Coefficients.load(whole)
 
 
-def test_prompts_of_the_fit_are_never_held_out(tiny_sd, prompt_file, tmp_path, capsys):
+def test_prompts_of_the_fit_are_never_held_out(tiny_sd, prompt_file, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise UserError("the disk is full")
+
     output = tmp_path / "c.json"
     few = ["--model", tiny_sd, "--prompt-file", prompt_file, "--steps", 3, "--guidance-scale", 5, "--output", output]
-    assert main(["calibrate", "ag", "--saving", "0.9", *map(str, few)]) == 2
-    assert "a saving of 0.9 is not possible" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("diffguide.pipelines.calibration.judge", full)
+        assert main(["calibrate", "ag", *map(str, few)]) == 2
+    assert "the disk is full" in capsys.readouterr().err
     assert main(["calibrate", "linear-ag", "--held-out", "0.75", *map(str, few)]) == 2
     assert "of a calibration with another number held out: delete it" in capsys.readouterr().err
     assert not output.exists()
