@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         with nullcontext() if rule is None else guide(pipe, rule):
             session = Session(pipe, args.prompt, request.seeds[0], shared, request.batch_size, options)
             folder.load(session.search)
+            folder.save(session.search)  # so that there is something to resume before the first answer, too
             answer = _search(session, judge, args.rounds, folder)
         rounds = session.search.rounds
         if answer == "quit":

@@ -126,6 +126,9 @@ def test_interrupted_and_resumed_is_as_never_interrupted(rank, capsys):
     assert rank("1 2\n4\n", "--rounds", "2", "--resume") == 0
     assert torch.equal(point(), expected)
     assert Path("out/best.png").read_bytes() == best
+    assert rank("q\n", "--rounds", "2", "--overwrite") == 0  # before the first answer
+    assert rank("2 3\n1\n1 2\n4\n", "--rounds", "2", "--resume") == 0
+    assert torch.equal(point(), expected)
 
 
 def test_a_reward_ranks_unattended(capsys):
