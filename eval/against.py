@@ -59,9 +59,14 @@ def open_reference(reference: Any, *, convert: bool = False, skip_bad: bool = Fa
 
 
 def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool, baseline: bool) -> None:
-    """UserError: a metric needs a reference, its images, more of them, a reward or a baseline that is not there."""
-    for name in metrics:
-        metric = METRICS[name]
+    """UserError: a metric needs a reference, its images, more of them, a reward or a baseline that is not there.
+
+    Nor is a reward or a baseline left aside that no metric needs.
+    """
+    for what, metric, given in (("a reward", "reward", reward), ("a baseline", "ssim", baseline)):
+        if given and metric not in metrics:
+            raise UserError(f"{what} is measured by the metric {metric}, which is not among those asked for: add it")
+    for name, metric in ((name, METRICS[name]) for name in metrics):
         if metric.kind == "distance":
             if side is None:
                 raise UserError(f"{name} needs a reference: --reference IMAGES, STATS.npz or {', '.join(REFERENCES)}")

@@ -86,8 +86,9 @@ def make_plan(
     if reference is not None and reference not in REFERENCES and not Path(reference).expanduser().exists():
         raise no_reference(reference)
     check_networks(options.get("extractor"), options.get("inception"), options.get("resize"))
-    if "reward" in metrics and not options.get("reward"):
-        raise UserError("reward needs a reward: --reward NAME")
+    if ("reward" in metrics) != bool(options.get("reward")):
+        unmeasured = "a reward is measured by the metric reward, which is not among those asked for: add it"
+        raise UserError("reward needs a reward: --reward NAME" if "reward" in metrics else unmeasured)
     if prompts is not None and prompt_file is not None:
         raise UserError("give prompts or a prompt file, not both")
     if prompts is None:

@@ -23,8 +23,10 @@ def check_file(path: Path, what: str, flag: str, overwrite: bool) -> None:
             raise UserError(f"{what} {name!r} is a folder")
         if path.exists() and not overwrite:
             raise UserError(f"{name!r} exists already: give --overwrite or another {flag}")
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        if not folder.is_dir():
             raise UserError(f"cannot write {what} {name!r}: there is no folder {str(folder)!r} to write to")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write {what} {name!r}: the folder {str(folder)!r} may not be written to")
     except OSError as error:
         raise UserError(f"cannot write {what} {name[:80]!r}: {error.strerror}") from error
 

@@ -21,6 +21,8 @@ from .spelling import check_guidance, format_guidance, has_own_scale, split_part
 
 MAX_PROMPT_FILE = 64 * 1024 * 1024
 DEFAULT_MODEL = "emoji-sd"
+TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
+"""Files whose lines are not prompts, but have them somewhere inside."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,11 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 def read_prompts(path: Path, repeats: bool = False) -> list[str]:
     """The lines of a prompt file without those that are blank, each once, or with `repeats` as often as it is there.
 
-    UserError: no such file, or no such text.
+    UserError: no such file, no such text, or a table, whose lines are not prompts.
     """
     path = path.expanduser()
+    if path.suffix.lower() in TABLES:
+        raise UserError(f"the prompt file {str(path)!r} is no plain text: it should have one prompt a line, alone")
     try:
         if path.stat().st_size > MAX_PROMPT_FILE:
             raise UserError(f"the prompt file {str(path)!r} is larger than {MAX_PROMPT_FILE} bytes")

@@ -203,6 +203,11 @@ def test_a_mistake_is_one_line_and_status_2(desk, capfd, line):
         ("evaluate pictures --metrics ssim", "--baseline IMAGES"),
         ("stats pictures --output old.npz", "give --overwrite or another --output"),
         ("rank apple --candidates 3 --top 4", "give a smaller --top or more --candidates"),
+        (
+            "evaluate pictures --metrics saturation --reward clip",
+            "is measured by the metric reward, which is not",
+        ),
+        ("compare --guidance cfg --metrics saturation --reward clip --output x", "by the metric reward, which is not"),
         ("list ruls", "did you mean 'rules'?"),
         ("list rules rules", "unexpected argument 'rules': see diffguide list --help"),
     ],

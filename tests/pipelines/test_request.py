@@ -104,6 +104,12 @@ def test_text_that_no_terminal_should_see_is_escaped(here, capsys):
     assert err[:-1].isprintable()
 
 
+def test_a_table_is_not_read_as_prompts(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "red apple"}')
+    with pytest.raises(UserError, match=r"prompts\.jsonl' is no plain text: it should have one prompt a line"):
+        read_prompts(tmp_path / "prompts.jsonl")
+
+
 def test_a_line_ends_at_the_end_of_a_line(tmp_path):
     (tmp_path / "prompts.txt").write_bytes("one\u2028prompt\r\nanother\x85one\n".encode())
     assert read_prompts(tmp_path / "prompts.txt") == ["one\u2028prompt", "another\x85one"]
