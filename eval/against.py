@@ -63,10 +63,11 @@ def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool
 
     Nor is a reward or a baseline left aside that no metric needs.
     """
-    for what, metric, given in (("a reward", "reward", reward), ("a baseline", "ssim", baseline)):
-        if given and metric not in metrics:
-            raise UserError(f"{what} is measured by the metric {metric}, which is not among those asked for: add it")
-    for name, metric in ((name, METRICS[name]) for name in metrics):
+    for what, measures, given in (("a reward", "reward", reward), ("a baseline", "ssim", baseline)):
+        if given and measures not in metrics:
+            raise UserError(f"{what} is measured by the metric {measures}, which is not among those asked for: add it")
+    for name in metrics:
+        metric = METRICS[name]
         if metric.kind == "distance":
             if side is None:
                 raise UserError(f"{name} needs a reference: --reference IMAGES, STATS.npz or {', '.join(REFERENCES)}")
