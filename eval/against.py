@@ -16,7 +16,7 @@ from diffguide.pipelines.errors import UserError
 
 from .features import FeatureExtractor
 from .metric_functions import Reference
-from .metrics import METRICS
+from .metrics import METRICS, unmeasured
 from .networks import Networks
 from .npz import Npz
 from .passes import BATCH_SIZE, progress_bar, run_pass
@@ -65,7 +65,7 @@ def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool
     """
     for what, measures, given in (("a reward", "reward", reward), ("a baseline", "ssim", baseline)):
         if given and measures not in metrics:
-            raise UserError(f"{what} is measured by the metric {measures}, which is not among those asked for: add it")
+            raise unmeasured(what, measures)
     for name in metrics:
         metric = METRICS[name]
         if metric.kind == "distance":

@@ -25,6 +25,7 @@ from .files import locked
 from .grid import check_folder, clear_folder, has_begun, run_plan
 from .growth import continuing, plan_of
 from .measures import distances
+from .metrics import unmeasured
 from .options import check_networks
 from .plan import Plan, grid
 from .processes import Processes
@@ -87,8 +88,8 @@ def make_plan(
         raise no_reference(reference)
     check_networks(options.get("extractor"), options.get("inception"), options.get("resize"))
     if ("reward" in metrics) != bool(options.get("reward")):
-        unmeasured = "a reward is measured by the metric reward, which is not among those asked for: add it"
-        raise UserError("reward needs a reward: --reward NAME" if "reward" in metrics else unmeasured)
+        lacking = UserError("reward needs a reward: --reward NAME")
+        raise lacking if "reward" in metrics else unmeasured("a reward", "reward")
     if prompts is not None and prompt_file is not None:
         raise UserError("give prompts or a prompt file, not both")
     if prompts is None:

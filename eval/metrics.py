@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from diffguide.pipelines.errors import unknown
+from diffguide.pipelines.errors import UserError, unknown
 
 from . import metric_functions as how
 
@@ -139,3 +139,8 @@ def check_metrics(names: Iterable[str]) -> list[str]:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     return names
+
+
+def unmeasured(what: str, metric: str) -> UserError:
+    """The error for what is given for a metric that is not asked for."""
+    return UserError(f"{what} is measured by the metric {metric}, which is not among those asked for: add it")

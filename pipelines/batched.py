@@ -75,7 +75,7 @@ class BatchedCall(Call):
             return None
         if self.rows and rows != self.rows:
             if rows * parts == self.rows and not self.layout.further_calls:
-                self._unguided(kwargs, args, rows)  # Z-Image's cfg_truncation has
+                self._unguided(kwargs, args, rows)  # as Z-Image's cfg_truncation asks for
             return None
         if rows % parts:
             raise UserError(self.inactive() + f"; {rows} rows are no two halves" * (rows > 1))
