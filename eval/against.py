@@ -61,7 +61,7 @@ def open_reference(reference: Any, *, convert: bool = False, skip_bad: bool = Fa
 def check_needs(metrics: Sequence[str], side: ReferenceSide | None, reward: bool, baseline: bool) -> None:
     """UserError: a metric needs a reference, its images, more of them, a reward or a baseline that is not there.
 
-    Nor is a reward or a baseline left aside that no metric needs.
+    Or a reward or a baseline is there that no metric needs.
     """
     for what, measures, given in (("a reward", "reward", reward), ("a baseline", "ssim", baseline)):
         if given and measures not in metrics:

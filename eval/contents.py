@@ -26,9 +26,8 @@ def plan_contents(plan: Plan) -> dict[str, str]:
     """16 hexadecimal digits for each file or folder that a plan refers to, by the name that it has there.
 
     The model, the reference, networks and rewards where they are paths; the file of a reward that is a Python function;
-    the coefficients of rules; and of what ships
-    with the package the model's weights, and calibrations and rewards where a rule uses them. Prompts are in the plan
-    itself. UserError: a file cannot be read.
+    the coefficients of rules; and of what ships with the package the model's weights, and calibrations and rewards
+    where a rule uses them. Prompts are in the plan itself. UserError: a file cannot be read.
     """
     paths = {name: path for name, path in _paths(plan) if path.exists()}
     return {name: content_hash(path) for name, path in paths.items()} | dict(_shipped(plan))
@@ -51,7 +50,8 @@ def _paths(plan: Plan) -> Iterator[tuple[str, Path]]:
         if named.row in EMBEDDED:
             yield f"reward {reward}", MODELS / named.row
         elif named.row == "callable":
-            yield from ((named.source, file) for file in [_module_file(named.source.partition(":")[0])] if file)
+            if file := _module_file(named.source.partition(":")[0]):
+                yield named.source, file
         elif named.source:
             yield named.source, Path(named.source).expanduser()
 

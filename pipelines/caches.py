@@ -36,4 +36,6 @@ def _is_cached(module: nn.Module, whole: bool) -> bool:
     registry = getattr(module, "_diffusers_hook", None)
     if registry:
         return any(registry.get_hook(name) is not None for name in CACHES)
-    return not whole and "forward" in vars(module) and not any(hasattr(module, name) for name in OTHERS)
+    native = type(module).forward.__get__(module)  # which also stays on a module that a hook was taken off
+    is_other = vars(module).get("forward", native) != native
+    return not whole and is_other and not any(hasattr(module, name) for name in OTHERS)

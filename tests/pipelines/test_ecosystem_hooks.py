@@ -121,6 +121,10 @@ def test_a_cache_of_others_that_replaces_forward() -> None:
         guided.guidance = NormalizedAttentionGuidance(3.0)
         with pytest.raises(UserError, match="a cache answers for its attention"):
             family.run(guided)
+        block.forward = native  # taken off
+        guided.guidance = Interval(ClassifierFreeGuidance(5.0), stop=0.25)
+        family.run(guided)
+        assert guided.trace.evaluations == 5
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # FasterCache's own
